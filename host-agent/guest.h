@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* guest.h - what is known of a guest and asked of it; see guest.c */
+#ifndef EBB_GUEST_H
+#define EBB_GUEST_H
+
+#include "agent_check.h"
+#include "manager.h"
+
+/* "NAME~PID.N" */
+#define GUEST_NAME_BYTES (EBB_AGENT_NAME_BYTES + 32)
+
+/* A RELEASE or PURGE under way, or the last RELEASE that was. */
+struct guest_release {
+	uint64_t id; /* 0: none is under way */
+	bool purge;  /* it is a PURGE */
+	uint64_t asked_bytes;
+	uint64_t offered_bytes;
+	uint64_t discarded_bytes;
+	uint64_t usec;
+	uint32_t status;
+	uint32_t passes;
+	bool answered;		/* the last five are filled */
+	struct control *waiter; /* whom to tell, or NULL */
+	sd_event_source *late_source;
+};
+
+/* The last PURGE that was answered. */
+struct guest_purge {
+	uint64_t asked_bytes;
+	uint64_t purged_bytes;
+	uint64_t usec;
+	uint32_t status;
+	bool answered;
+};
+
+struct guest {
+	TAILQ_ENTRY(guest) link;
+	struct peer *peer;
+	struct manager *manager;
+	char name[GUEST_NAME_BYTES];	  /* what ebbctl calls it; no two are the same */
+	char label[EBB_AGENT_NAME_BYTES]; /* what it calls itself */
+	bool named_by_libvirt;
+	uint32_t front; /* EBB_FRONT_* */
+
+	uint32_t mode; /* wanted: EBB_MODE_* */
+	uint32_t stage;
+	uint32_t sent_mode;  /* the last POLICY */
+	uint32_t sent_stage; /* 0: none yet */
+
+	struct ebb_msg_sample sample;	/* as it came, checked */
+	uint64_t sample_usec;		/* when; 0: none yet */
+	struct ebb_msg_content content; /* the same, from version 2 on */
+	bool has_content;
+
+	struct proc_rollup rollup;
+	struct proc_status status;
+	struct proc_ksm ksm;
+	bool has_rollup, has_status, has_ksm;
+	int rollup_error; /* negative errno that was logged */
+	uint64_t rollup_usec;
+	uint64_t rollup_next_usec; /* not read again before */
+	struct cgroup_level level;
+	struct domain *domain; /* that limits it, or NULL */
+
+	struct guest_release release;
+	struct guest_purge purge;
+};
+
+struct guest *guest_new(struct peer *peer, const struct ebb_msg_hello *hello);
+void guest_gone(struct guest *guest);
+void guest_free(struct guest *guest);
+struct guest *guest_find(struct manager *manager, const char *name);
+
+void guest_read_proc(struct guest *guest);
+bool guest_has_marks(const struct guest *guest);
+void guest_find_mode(struct guest *guest);
+void guest_push_policy(struct guest *guest);
+void guest_writable(struct guest *guest);
+void guest_sample(struct guest *guest, const struct ebb_msg_sample *sample);
+void guest_release_done(struct guest *guest, const struct ebb_msg_release_done *done);
+void guest_content(struct guest *guest, const struct ebb_msg_content *content);
+void guest_purge_done(struct guest *guest, const struct ebb_msg_purge_done *done);
+int guest_purge(struct guest *guest, uint64_t bytes, struct control *waiter);
+int guest_release(struct guest *guest, uint64_t bytes, bool anew, struct control *waiter);
+
+#endif /* EBB_GUEST_H */

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * policy.h - what to do, from what is known
+ *
+ * Pure functions: no clock, no input or output, no log, nothing allocated. Time is an
+ * argument. A "domain" is what memory comes from: the host, or a memory cgroup with a
+ * limit. Each guest takes from the host and perhaps from one limited cgroup.
+ */
+#ifndef EBB_POLICY_H
+#define EBB_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "agent.h"
+
+struct policy_conf {
+	unsigned int nearing_percent;	 /* NEARING below this much available */
+	unsigned int short_percent;	 /* SHORT below this much */
+	unsigned int hysteresis_percent; /* a stage is left this much above its mark */
+	unsigned int calm_msec;		 /* and only after so long above it */
+	unsigned int answer_msec;   /* what guests need to answer: how far a fall is foreseen */
+	unsigned int settle_msec;   /* after a release no other one for so long */
+	uint64_t guest_floor_bytes; /* free memory that a release leaves a guest */
+};
+
+/* What is known of a domain at a moment. */
+struct policy_level {
+	uint64_t total_bytes; /* or the limit; not 0 */
+	uint64_t available_bytes;
+};
+
+/* What policy remembers of a domain. All zeros: nothing yet. */
+struct policy_gauge {
+	uint32_t stage; /* EBB_STAGE_*, 0: nothing known yet */
+	uint64_t seen_available_bytes;
+	uint64_t seen_usec;
+	uint64_t calm_since_usec;    /* above the way out of stage since then; 0: is not */
+	uint64_t release_until_usec; /* no release before this */
+};
+
+struct policy_gauge policy_stage(const struct policy_conf *conf, const struct policy_gauge *gauge,
+				 const struct policy_level *level, uint64_t now_usec);
+
+/* A guest as a source of memory. */
+struct policy_guest {
+	bool askable;	      /* a driver that obeys, mode auto, nothing under way, not broken */
+	uint64_t total_bytes; /* that the guest's kernel manages */
+	uint64_t free_bytes;  /* of these */
+	uint64_t resident_bytes;
+	bool purgeable;		 /* its executor can purge now */
+	uint64_t volatile_bytes; /* with content, as the guest says */
+	uint64_t want_bytes;	 /* out: ask for so much; 0: do not ask */
+	uint64_t purge_bytes;	 /* out: purge so much; 0: do not */
+};
+
+uint64_t policy_deficit(const struct policy_conf *conf, const struct policy_gauge *gauge,
+			const struct policy_level *level, uint64_t now_usec);
+size_t policy_release(const struct policy_conf *conf, uint64_t deficit_bytes,
+		      struct policy_guest *guests, size_t nr_guests);
+size_t policy_purge(uint64_t deficit_bytes, struct policy_guest *guests, size_t nr_guests);
+struct policy_gauge policy_released(const struct policy_conf *conf,
+				    const struct policy_gauge *gauge, uint64_t now_usec);
+
+#endif /* EBB_POLICY_H */

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* proc.h - what /proc says of a process and of the host; see proc.c */
+#ifndef EBB_PROC_H
+#define EBB_PROC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One reading of smaps_rollup: its figures belong together. */
+struct proc_rollup {
+	uint64_t rss_bytes;
+	uint64_t lazyfree_bytes;
+	uint64_t anon_huge_bytes;
+	uint64_t ksm_bytes; /* 0 where the kernel does not tell */
+};
+
+struct proc_status {
+	uint64_t vm_rss_bytes;
+	uint64_t vm_pte_bytes;
+};
+
+struct proc_ksm {
+	uint64_t merging_pages;
+	uint64_t zero_pages;
+};
+
+struct proc_host {
+	uint64_t total_bytes;
+	uint64_t available_bytes;
+};
+
+int proc_read_text(int dirfd, const char *name, char *text, size_t size_bytes);
+bool proc_field(const char *text, const char *key, uint64_t *value);
+
+int proc_read_rollup(int dirfd, struct proc_rollup *rollup);
+int proc_read_status(int dirfd, struct proc_status *status);
+int proc_read_ksm(int dirfd, struct proc_ksm *ksm);
+int proc_read_host(int dirfd, struct proc_host *host);
+
+#endif /* EBB_PROC_H */

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * reply - what ebbctl is told, as JSON
+ *
+ * The keys are documented in ebbctl(1). What is not known is null, never 0.
+ *
+ * Owns:    nothing.
+ * Thread:  ebbd's only one.
+ * Locks:   none.
+ * Never:   changes what it describes.
+ */
+#include "reply.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "peer.h"
+#include "words.h"
+
+/* Names in reply_no_such_guest(): enough to see what is there. */
+#define NAMED_GUESTS 64
+
+static void add_u64(struct json_object *object, const char *key, uint64_t value)
+{
+	json_object_object_add(object, key, json_object_new_uint64(value));
+}
+
+static void add_u64_if(struct json_object *object, const char *key, bool known, uint64_t value)
+{
+	json_object_object_add(object, key, known ? json_object_new_uint64(value) : NULL);
+}
+
+static void add_word(struct json_object *object, const char *key, const char *word)
+{
+	json_object_object_add(object, key, word ? json_object_new_string(word) : NULL);
+}
+
+static void add_bool(struct json_object *object, const char *key, bool value)
+{
+	json_object_object_add(object, key, json_object_new_boolean(value));
+}
+
+struct json_object *reply_ok(void)
+{
+	struct json_object *reply = json_object_new_object();
+
+	add_bool(reply, "ok", true);
+	return reply;
+}
+
+struct json_object *reply_error(const char *code, const char *format, ...)
+{
+	struct json_object *reply = json_object_new_object();
+	char text[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	add_bool(reply, "ok", false);
+	add_word(reply, "code", code);
+	add_word(reply, "error", text);
+	return reply;
+}
+
+struct json_object *reply_no_such_guest(struct manager *manager, const char *name)
+{
+	struct json_object *reply = reply_error("no-such-guest", "there is no guest \"%s\"", name);
+	struct json_object *names = json_object_new_array();
+	const struct guest *guest;
+	int nr = 0;
+
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	{
+		if (nr++ == NAMED_GUESTS)
+			break;
+		json_object_array_add(names, json_object_new_string(guest->name));
+	}
+	json_object_object_add(reply, "guests", names);
+	return reply;
+}
+
+static struct json_object *domain_object(const struct domain *domain)
+{
+	struct json_object *object = json_object_new_object();
+
+	if (domain->path)
+		add_word(object, "cgroup", domain->path);
+	add_u64(object, domain->path ? "limit_bytes" : "total_bytes", domain->level.total_bytes);
+	add_u64(object, "available_bytes", domain->level.available_bytes);
+	add_word(object, "stage", stage_word(domain->gauge.stage));
+	return object;
+}
+
+struct json_object *reply_status(struct manager *manager)
+{
+	struct json_object *reply = reply_ok();
+	struct json_object *domains = json_object_new_array();
+	const struct domain *domain;
+
+	add_word(reply, "version", EBB_VERSION);
+	add_bool(reply, "dry_run", manager->dry_run);
+	add_u64(reply, "nr_guests", manager->nr_guests);
+	json_object_object_add(reply, "host", domain_object(&manager->host));
+	LIST_FOREACH(domain, &manager->domains, link)
+	json_object_array_add(domains, domain_object(domain));
+	json_object_object_add(reply, "limits", domains);
+	return reply;
+}
+
+static void add_memory(struct json_object *object, const struct guest *guest, uint64_t now_usec)
+{
+	const struct proc_rollup *rollup = &guest->rollup;
+	uint64_t held_bytes = rollup->rss_bytes > rollup->lazyfree_bytes
+				      ? rollup->rss_bytes - rollup->lazyfree_bytes
+				      : 0;
+	bool known = guest->has_rollup;
+
+	add_u64_if(object, "resident_bytes", known, rollup->rss_bytes);
+	add_u64_if(object, "reclaimable_bytes", known, rollup->lazyfree_bytes);
+	add_u64_if(object, "held_bytes", known, held_bytes);
+	add_u64_if(object, "huge_bytes", known, rollup->anon_huge_bytes);
+	add_u64_if(object, "memory_age_msec", known,
+		   now_usec > guest->rollup_usec ? (now_usec - guest->rollup_usec) / 1000 : 0);
+	add_u64_if(object, "page_table_bytes", guest->has_status, guest->status.vm_pte_bytes);
+	add_u64_if(object, "ksm_merged_pages", guest->has_ksm, guest->ksm.merging_pages);
+	add_u64_if(object, "ksm_zero_pages", guest->has_ksm, guest->ksm.zero_pages);
+}
+
+static void add_flags(struct json_object *object, const struct guest *guest)
+{
+	uint32_t flags = guest->sample_usec ? ebb_get_le32(&guest->sample.flags) : 0;
+	struct json_object *set = json_object_new_object();
+
+	add_bool(set, "driver", flags & EBB_SAMPLE_F_DRIVER);
+	add_bool(set, "broken", flags & EBB_SAMPLE_F_BROKEN);
+	add_bool(set, "inhibited", flags & EBB_SAMPLE_F_INHIBITED);
+	add_bool(set, "mergeable", flags & EBB_SAMPLE_F_MERGEABLE);
+	json_object_object_add(object, "flags", set);
+}
+
+static struct json_object *device_object(const struct ebb_msg_sample *sample)
+{
+	struct json_object *object = json_object_new_object();
+	struct json_object *reasons = json_object_new_object();
+	uint32_t i;
+
+	add_u64(object, "ram_bytes", ebb_get_le64(&sample->ram_bytes));
+	add_u64(object, "refused_ram_bytes", ebb_get_le64(&sample->refused_ram_bytes));
+	add_u64(object, "requests", ebb_get_le64(&sample->requests));
+	add_u64(object, "ranges", ebb_get_le64(&sample->ranges));
+	add_u64(object, "violations", ebb_get_le64(&sample->violations));
+	add_u64(object, "marked_bytes", ebb_get_le64(&sample->marked_bytes));
+	add_u64(object, "discarded_bytes", ebb_get_le64(&sample->discarded_bytes));
+	add_u64(object, "purged_seen_bytes", ebb_get_le64(&sample->purged_seen_bytes));
+	add_u64(object, "released_bytes", ebb_get_le64(&sample->released_bytes));
+	for (i = 0; i < VIRTIO_EBB_REASON_MAX; i++)
+		add_u64(reasons, reason_word(i), ebb_get_le64(&sample->not_marked_bytes[i]));
+	json_object_object_add(object, "not_marked_bytes", reasons);
+	return object;
+}
+
+static struct json_object *inside_object(const struct ebb_msg_sample *sample)
+{
+	struct json_object *object = json_object_new_object();
+	uint64_t flags = ebb_get_le64(&sample->guest[VIRTIO_EBB_S_FLAGS]);
+	uint32_t i;
+
+	for (i = 0; i < EBB_SAMPLE_TAGS; i++)
+		if (stat_word(i))
+			add_u64(object, stat_word(i), ebb_get_le64(&sample->guest[i]));
+	add_bool(object, "no_reporting", flags & VIRTIO_EBB_S_FLAG_NO_REPORTING);
+	add_bool(object, "poison", flags & VIRTIO_EBB_S_FLAG_POISON);
+	return object;
+}
+
+/* Memory with content: what the executor says, and the guest. */
+static struct json_object *content_object(const struct ebb_msg_content *content)
+{
+	bool inside = ebb_get_le32(&content->flags) & EBB_CONTENT_F_GUEST;
+	struct json_object *object = json_object_new_object();
+
+	add_bool(object, "hardened", ebb_get_le32(&content->flags) & EBB_CONTENT_F_HARDENED);
+	add_u64(object, "block_bytes", ebb_get_le64(&content->block_bytes));
+	add_u64(object, "marked_bytes", ebb_get_le64(&content->marked_bytes));
+	add_u64(object, "purged_bytes", ebb_get_le64(&content->purged_bytes));
+	add_u64(object, "notices", ebb_get_le64(&content->notices));
+	add_u64_if(object, "volatile_bytes", inside, ebb_get_le64(&content->guest_volatile_bytes));
+	add_u64_if(object, "taken_whole_pages", inside,
+		   ebb_get_le64(&content->guest_taken_whole_pages));
+	add_u64_if(object, "taken_purged_pages", inside,
+		   ebb_get_le64(&content->guest_taken_purged_pages));
+	return object;
+}
+
+static struct json_object *purge_object(const struct guest_purge *purge)
+{
+	struct json_object *object = json_object_new_object();
+
+	add_word(object, "status", purge_status_word(purge->status));
+	add_word(object, "text", purge_status_text(purge->status));
+	add_u64(object, "asked_bytes", purge->asked_bytes);
+	add_u64(object, "purged_bytes", purge->purged_bytes);
+	add_u64(object, "usec", purge->usec);
+	return object;
+}
+
+static struct json_object *release_object(const struct guest_release *release)
+{
+	struct json_object *object = json_object_new_object();
+
+	add_word(object, "status", release_status_word(release->status));
+	add_word(object, "text", release_status_text(release->status));
+	add_u64(object, "asked_bytes", release->asked_bytes);
+	add_u64(object, "offered_bytes", release->offered_bytes);
+	add_u64(object, "discarded_bytes", release->discarded_bytes);
+	add_u64(object, "usec", release->usec);
+	add_u64(object, "passes", release->passes);
+	return object;
+}
+
+struct json_object *reply_guest(const struct guest *guest)
+{
+	const struct ebb_msg_sample *sample = guest->sample_usec ? &guest->sample : NULL;
+	uint64_t now_usec = manager_now_usec(guest->manager);
+	bool inside = sample && (ebb_get_le32(&sample->flags) & EBB_SAMPLE_F_GUEST);
+	struct json_object *object = json_object_new_object();
+
+	add_word(object, "name", guest->name);
+	add_word(object, "label", guest->label);
+	add_u64(object, "pid", (uint64_t)guest->peer->pid);
+	add_u64(object, "uid", guest->peer->uid);
+	add_word(object, "front", front_word(guest->front));
+	add_word(object, "mode", sample ? mode_word(ebb_get_le32(&sample->mode)) : NULL);
+	add_word(object, "stage", sample ? stage_word(ebb_get_le32(&sample->stage)) : NULL);
+	add_word(object, "mode_wanted", mode_word(guest->mode));
+	add_word(object, "stage_wanted", stage_word(guest->stage));
+	add_u64_if(object, "sample_age_msec", sample,
+		   sample ? (now_usec - guest->sample_usec) / 1000 : 0);
+	add_memory(object, guest, now_usec);
+	add_flags(object, guest);
+	json_object_object_add(object, "device", sample ? device_object(sample) : NULL);
+	json_object_object_add(object, "guest", inside ? inside_object(sample) : NULL);
+	json_object_object_add(object, "content",
+			       guest->has_content ? content_object(&guest->content) : NULL);
+	json_object_object_add(object, "limit",
+			       guest->domain ? domain_object(guest->domain) : NULL);
+	add_bool(object, "release_under_way", guest->release.id != 0 && !guest->release.purge);
+	add_bool(object, "purge_under_way", guest->release.id != 0 && guest->release.purge);
+	json_object_object_add(object, "last_release",
+			       guest->release.answered ? release_object(&guest->release) : NULL);
+	json_object_object_add(object, "last_purge",
+			       guest->purge.answered ? purge_object(&guest->purge) : NULL);
+	return object;
+}
+
+/* The guest has answered. */
+struct json_object *reply_release(const struct guest *guest)
+{
+	struct json_object *reply = reply_ok();
+
+	add_word(reply, "name", guest->name);
+	json_object_object_add(reply, "release", release_object(&guest->release));
+	return reply;
+}
+
+struct json_object *reply_purge(const struct guest *guest)
+{
+	struct json_object *reply = reply_ok();
+
+	add_word(reply, "name", guest->name);
+	json_object_object_add(reply, "purge", purge_object(&guest->purge));
+	return reply;
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * state - what ebbctl has set for each guest, kept over restarts
+ *
+ * A small JSON file, {"version":1,"guests":{"NAME":{"mode":"lazy"}}}, replaced as a
+ * whole: whoever reads it sees the old one or the new one. An entry stays when its guest
+ * goes, so that a guest which comes back is treated as before.
+ *
+ * Owns:    the entries.
+ * Thread:  ebbd's only one.
+ * Locks:   none.
+ * Never:   leaves a half-written file under the file's own name.
+ */
+#include "state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proc.h"
+#include "words.h"
+
+#define STATE_MAX_BYTES (1u << 20)
+
+static struct state_entry *find(const struct state *state, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < state->nr_entries; i++)
+		if (strcmp(state->entries[i].name, name) == 0)
+			return &state->entries[i];
+	return NULL;
+}
+
+bool state_get(const struct state *state, const char *name, uint32_t *mode)
+{
+	const struct state_entry *entry = find(state, name);
+
+	if (!entry)
+		return false;
+	*mode = entry->mode;
+	return true;
+}
+
+/* -ENOSPC: there are STATE_MAX_GUESTS already. */
+int state_set(struct state *state, const char *name, uint32_t mode)
+{
+	struct state_entry *entry = find(state, name), *entries;
+
+	if (!entry) {
+		if (state->nr_entries >= STATE_MAX_GUESTS)
+			return -ENOSPC;
+		if (strlen(name) >= sizeof(entry->name))
+			return -ENAMETOOLONG;
+		entries = reallocarray(state->entries, state->nr_entries + 1, sizeof(*entries));
+		if (!entries)
+			return -ENOMEM;
+		state->entries = entries;
+		entry = &entries[state->nr_entries++];
+		memset(entry, 0, sizeof(*entry));
+		memcpy(entry->name, name, strlen(name));
+	}
+	entry->mode = mode;
+	return 0;
+}
+
+void state_unset(struct state *state, const char *name)
+{
+	struct state_entry *entry = find(state, name);
+
+	if (entry)
+		*entry = state->entries[--state->nr_entries];
+}
+
+void state_deinit(struct state *state)
+{
+	free(state->entries);
+	*state = (struct state){ 0 };
+}
+
+static int parse_guests(struct state *state, struct json_object *guests)
+{
+	struct json_object *mode;
+	uint32_t value;
+	int r;
+
+	json_object_object_foreach(guests, name, entry)
+	{
+		if (!json_object_object_get_ex(entry, "mode", &mode) ||
+		    !json_object_is_type(mode, json_type_string) ||
+		    mode_from_word(json_object_get_string(mode), &value) < 0)
+			return -EBADMSG;
+		r = state_set(state, name, value);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* No file is an empty state. -EBADMSG: the file is not what state_save() writes. */
+int state_load(struct state *state, const char *path)
+{
+	struct json_object *root = NULL, *version, *guests;
+	char *text;
+	int r;
+
+	*state = (struct state){ 0 };
+	text = malloc(STATE_MAX_BYTES);
+	if (!text)
+		return -ENOMEM;
+	r = proc_read_text(AT_FDCWD, path, text, STATE_MAX_BYTES);
+	if (r == 0) {
+		root = json_tokener_parse(text);
+		if (json_object_object_get_ex(root, "version", &version) &&
+		    json_object_get_int(version) == 1 &&
+		    json_object_object_get_ex(root, "guests", &guests) &&
+		    json_object_is_type(guests, json_type_object))
+			r = parse_guests(state, guests);
+		else
+			r = -EBADMSG;
+	}
+	json_object_put(root);
+	free(text);
+	if (r < 0)
+		state_deinit(state);
+	return r == -ENOENT ? 0 : r;
+}
+
+static struct json_object *to_json(const struct state *state)
+{
+	struct json_object *root = json_object_new_object();
+	struct json_object *guests = json_object_new_object();
+	struct json_object *entry;
+	size_t i;
+
+	json_object_object_add(root, "version", json_object_new_int(1));
+	for (i = 0; i < state->nr_entries; i++) {
+		entry = json_object_new_object();
+		json_object_object_add(entry, "mode",
+				       json_object_new_string(mode_word(state->entries[i].mode)));
+		json_object_object_add(guests, state->entries[i].name, entry);
+	}
+	json_object_object_add(root, "guests", guests);
+	return root;
+}
+
+static int write_all(int fd, const char *text, size_t bytes)
+{
+	ssize_t n;
+
+	while (bytes) {
+		n = write(fd, text, bytes);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		text += n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+int state_save(const struct state *state, const char *path)
+{
+	struct json_object *root;
+	char *new_path;
+	const char *text;
+	int fd, r;
+
+	if (asprintf(&new_path, "%s.new", path) < 0)
+		return -ENOMEM;
+	fd = open(new_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0) {
+		r = -errno;
+		free(new_path);
+		return r;
+	}
+	root = to_json(state);
+	text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY);
+	r = text ? write_all(fd, text, strlen(text)) : -ENOMEM;
+	json_object_put(root);
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
+	close(fd);
+	if (r == 0 && rename(new_path, path) < 0)
+		r = -errno;
+	if (r < 0)
+		unlink(new_path);
+	free(new_path);
+	return r;
+}

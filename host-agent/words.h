@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* words.h - the protocol's numbers in words, both ways; see words.c */
+#ifndef EBB_WORDS_H
+#define EBB_WORDS_H
+
+#include <stdint.h>
+
+#define EBB_MODE_WORDS "lazy, eager, auto, off or keep"
+
+const char *mode_word(uint32_t mode);
+int mode_from_word(const char *word, uint32_t *mode);
+const char *stage_word(uint32_t stage);
+const char *front_word(uint32_t front);
+const char *reason_word(uint32_t reason);
+const char *stat_word(uint32_t tag);
+const char *release_status_word(uint32_t status);
+const char *release_status_text(uint32_t status);
+const char *purge_status_word(uint32_t status);
+const char *purge_status_text(uint32_t status);
+int bytes_from_text(const char *text, uint64_t *bytes);
+
+#endif /* EBB_WORDS_H */

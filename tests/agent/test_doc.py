@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the documents say is what the programs do."""
+import pathlib
+import re
+
+import wire
+from test_control import GUEST_KEYS
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROTOCOL = (ROOT / "docs/agent-protocol.md").read_text()
+MESSAGES = {
+    "HELLO": wire.hello(), "WELCOME": wire.message(wire.WELCOME, bytes(8)),
+    "SAMPLE": wire.sample(), "POLICY": wire.message(wire.POLICY, bytes(8)),
+    "RELEASE_DONE": wire.release_done(1), "RELEASE": wire.message(wire.RELEASE, bytes(24)),
+    "REFUSE": wire.message(wire.REFUSE, bytes(128)),
+    "PURGE": wire.message(wire.PURGE, bytes(16)), "PURGE_DONE": wire.purge_done(1),
+    "CONTENT": wire.content(),
+}
+
+
+def test_types_and_lengths():
+    table = re.findall(r"^\| (\d+) \| `(\w+)` \| \w+ \| \w+ \| (\d+) \|$", PROTOCOL, re.M)
+    assert {name: (int(kind), int(length)) for kind, name, length in table} == \
+        {name: (getattr(wire, name), len(packet)) for name, packet in MESSAGES.items()}
+
+
+def test_fields_fill_their_messages():
+    """Each message's fields follow each other without a gap, from the header to its length."""
+    sections = re.findall(r"^### 2\.\d+ (\w+) \(\d+\)\n(.*?)(?=^##)", PROTOCOL, re.M | re.S)
+    assert {name for name, _ in sections} == set(MESSAGES)
+    for name, text in sections:
+        at = 8
+        for offset, size, times in re.findall(r"^\| (\d+) \| (\d+)(?: × (\d+))? \| `", text, re.M):
+            assert int(offset) == at, (name, offset)
+            at += int(times or "1") * int(size)
+        assert at == len(MESSAGES[name]), name
+
+
+def keys_of_sample():
+    text = (ROOT / "host-agent/ebbd.conf").read_text()
+    return re.findall(r"^#(\w+) = (.+)$", text, re.M)
+
+
+def test_every_key_is_documented():
+    page = (ROOT / "docs/man/ebbd.conf.5.scd").read_text()
+    assert {k for k, _ in keys_of_sample()} == set(re.findall(r"^\*(\w+)\* = ", page, re.M))
+
+
+def test_sample_configuration_is_good(idle_ebbd):
+    """With all its lines in force, but for the paths and a group that may not be there."""
+    text = re.sub(r"^#(?=\w+ = |\[)", "", (ROOT / "host-agent/ebbd.conf").read_text(), flags=re.M)
+    text = re.sub(r"^socket_group = .*$", "", text, flags=re.M)
+    idle_ebbd.conf.write_text(text.replace("/run/ebb", str(idle_ebbd.socket.parent)))
+    idle_ebbd.start()
+    assert idle_ebbd.guest(b"web1").policy.mode == wire.LAZY
+
+
+def test_every_json_key_is_documented():
+    page = (ROOT / "docs/man/ebbctl.1.scd").read_text()
+    for key in GUEST_KEYS:
+        assert f"*{key}*" in page, key

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * test_policy - stages over time, and who is asked for how much
+ *
+ * Owns:    nothing.
+ * Thread:  one.
+ * Locks:   none.
+ * Never:   reads a clock: time is what the tables say.
+ */
+#include "cm.h"
+#include "policy.h"
+
+#define MIB	(1ull << 20)
+#define SEC	1000000ull
+#define PLENTY	EBB_STAGE_PLENTY
+#define NEARING EBB_STAGE_NEARING
+#define SHORT	EBB_STAGE_SHORT
+
+static const struct policy_conf conf = {
+	.nearing_percent = 20,
+	.short_percent = 10,
+	.hysteresis_percent = 5,
+	.calm_msec = 5000,
+	.answer_msec = 3000,
+	.settle_msec = 2000,
+	.guest_floor_bytes = 32 * MIB,
+};
+
+struct step {
+	unsigned int at_sec;
+	unsigned int available_percent; /* of 1000 MiB */
+	uint32_t stage;			/* expected */
+};
+
+static void run(const struct step *steps, size_t nr)
+{
+	struct policy_gauge gauge = { 0 };
+	struct policy_level level = { .total_bytes = 1000 * MIB };
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		level.available_bytes = steps[i].available_percent * 10 * MIB;
+		gauge = policy_stage(&conf, &gauge, &level, SEC * (1000 + steps[i].at_sec));
+		if (gauge.stage != steps[i].stage)
+			fail_msg("step %zu (%u s, %u %%): stage %u, expected %u", i,
+				 steps[i].at_sec, steps[i].available_percent, gauge.stage,
+				 steps[i].stage);
+	}
+}
+
+#define RUN(...)                                                    \
+	do {                                                        \
+		static const struct step steps[] = { __VA_ARGS__ }; \
+		run(steps, sizeof(steps) / sizeof(steps[0]));       \
+	} while (0)
+
+static void test_first_sample(void **state)
+{
+	RUN({ 0, 50, PLENTY });
+	RUN({ 0, 20, PLENTY });
+	RUN({ 0, 19, NEARING });
+	RUN({ 0, 10, NEARING });
+	RUN({ 0, 9, SHORT });
+	RUN({ 0, 0, SHORT });
+}
+
+/* Worse goes at once, also over two stages. */
+static void test_worse_at_once(void **state)
+{
+	RUN({ 0, 50, PLENTY }, { 100, 19, NEARING }, { 200, 9, SHORT });
+	RUN({ 0, 50, PLENTY }, { 100, 5, SHORT });
+}
+
+/* Between the mark and the mark plus hysteresis the stage stays, for ever. */
+static void test_hysteresis_holds(void **state)
+{
+	RUN({ 0, 19, NEARING }, { 100, 22, NEARING }, { 200, 24, NEARING }, { 300, 24, NEARING });
+	RUN({ 0, 9, SHORT }, { 100, 12, SHORT }, { 200, 14, SHORT }, { 300, 14, SHORT });
+}
+
+/* Above it, only after calm_msec. */
+static void test_better_after_calm(void **state)
+{
+	RUN({ 0, 19, NEARING }, { 100, 26, NEARING }, { 104, 26, NEARING }, { 105, 26, PLENTY });
+	RUN({ 0, 9, SHORT }, { 100, 16, SHORT }, { 104, 16, SHORT }, { 105, 16, NEARING });
+	RUN({ 0, 9, SHORT }, { 100, 60, SHORT }, { 104, 60, SHORT }, { 105, 60, PLENTY });
+}
+
+/* A relapse starts the calm anew. */
+static void test_calm_is_without_break(void **state)
+{
+	RUN({ 0, 19, NEARING }, { 100, 26, NEARING }, { 103, 24, NEARING }, { 106, 26, NEARING },
+	    { 110, 26, NEARING }, { 111, 26, PLENTY });
+	RUN({ 0, 19, NEARING }, { 100, 26, NEARING }, { 103, 18, NEARING }, { 106, 26, NEARING },
+	    { 110, 26, NEARING }, { 111, 26, PLENTY });
+}
+
+/* From SHORT it may only be NEARING that is reached. */
+static void test_one_step_down(void **state)
+{
+	RUN({ 0, 9, SHORT }, { 100, 22, SHORT }, { 105, 22, NEARING }, { 200, 22, NEARING },
+	    { 300, 22, NEARING }, { 400, 30, NEARING }, { 405, 30, PLENTY });
+}
+
+/* 40 to 35 in a second: 20 in three more. 33: under the mark before guests answer. */
+static void test_fall_is_foreseen(void **state)
+{
+	RUN({ 0, 40, PLENTY }, { 1, 35, PLENTY });
+	RUN({ 0, 40, PLENTY }, { 1, 34, NEARING });
+	/* The same fall over ten seconds is slow enough. */
+	RUN({ 0, 40, PLENTY }, { 10, 34, PLENTY });
+	/* A fall to nothing is foreseen as nothing, not less. */
+	RUN({ 0, 90, PLENTY }, { 1, 50, NEARING });
+}
+
+/* However fast it falls, SHORT is what is, not what may come. */
+static void test_fall_is_never_short(void **state)
+{
+	RUN({ 0, 90, PLENTY }, { 1, 11, NEARING });
+}
+
+/* When the fall ends, the way back is as from any NEARING. */
+static void test_fall_ends(void **state)
+{
+	RUN({ 0, 40, PLENTY }, { 1, 30, NEARING }, { 2, 30, NEARING }, { 6, 30, NEARING },
+	    { 7, 30, PLENTY });
+}
+
+/* Two samples at one moment, or a clock that stands, divide by nothing. */
+static void test_no_time_passed(void **state)
+{
+	RUN({ 5, 40, PLENTY }, { 5, 30, PLENTY }, { 5, 19, NEARING });
+}
+
+/* Totals near the top of the number range neither wrap nor divide by zero. */
+static void test_extremes(void **state)
+{
+	struct policy_level level = { .total_bytes = UINT64_MAX, .available_bytes = UINT64_MAX };
+	struct policy_gauge gauge = { 0 };
+
+	gauge = policy_stage(&conf, &gauge, &level, 1);
+	assert_int_equal(gauge.stage, PLENTY);
+	level.available_bytes = 0;
+	gauge = policy_stage(&conf, &gauge, &level, UINT64_MAX);
+	assert_int_equal(gauge.stage, SHORT);
+	level.total_bytes = 1;
+	gauge = policy_stage(&conf, &gauge, &level, UINT64_MAX);
+	assert_int_equal(gauge.stage, SHORT);
+}
+
+static void test_deficit(void **state)
+{
+	struct policy_gauge gauge = { .stage = SHORT };
+	struct policy_level level = { .total_bytes = 1000 * MIB, .available_bytes = 90 * MIB };
+
+	/* Up to where SHORT is left: 15 %. */
+	assert_in_range(policy_deficit(&conf, &gauge, &level, SEC), 59 * MIB, 60 * MIB);
+	level.available_bytes = 151 * MIB;
+	assert_int_equal(policy_deficit(&conf, &gauge, &level, SEC), 0);
+	level.available_bytes = 0;
+	gauge.stage = NEARING;
+	assert_int_equal(policy_deficit(&conf, &gauge, &level, SEC), 0);
+}
+
+/* After a release nobody is asked until figures are fresh. */
+static void test_settle(void **state)
+{
+	struct policy_gauge gauge = { .stage = SHORT };
+	struct policy_level level = { .total_bytes = 1000 * MIB, .available_bytes = 0 };
+
+	gauge = policy_released(&conf, &gauge, 10 * SEC);
+	assert_int_equal(gauge.stage, SHORT);
+	assert_int_equal(policy_deficit(&conf, &gauge, &level, 10 * SEC), 0);
+	assert_int_equal(policy_deficit(&conf, &gauge, &level, 12 * SEC - 1), 0);
+	assert_true(policy_deficit(&conf, &gauge, &level, 12 * SEC) > 0);
+	/* A stage that is computed meanwhile does not forget it. */
+	gauge = policy_stage(&conf, &gauge, &level, 11 * SEC);
+	assert_int_equal(policy_deficit(&conf, &gauge, &level, 11 * SEC), 0);
+}
+
+static struct policy_guest guest(uint64_t total_mib, uint64_t free_mib, uint64_t resident_mib)
+{
+	return (struct policy_guest){ .askable = true,
+				      .total_bytes = total_mib * MIB,
+				      .free_bytes = free_mib * MIB,
+				      .resident_bytes = resident_mib * MIB };
+}
+
+/* Most first, and no more than what is missing. */
+static void test_release_from_the_richest(void **state)
+{
+	struct policy_guest guests[] = { guest(1000, 200, 1000), guest(1000, 700, 1000),
+					 guest(1000, 400, 1000) };
+
+	assert_int_equal(policy_release(&conf, 100 * MIB, guests, 3), 1);
+	assert_int_equal(guests[0].want_bytes, 0);
+	assert_int_equal(guests[1].want_bytes, 100 * MIB);
+	assert_int_equal(guests[2].want_bytes, 0);
+
+	/* 668 from the richest, the rest from the next. */
+	assert_int_equal(policy_release(&conf, 700 * MIB, guests, 3), 2);
+	assert_int_equal(guests[0].want_bytes, 0);
+	assert_int_equal(guests[1].want_bytes, 668 * MIB);
+	assert_int_equal(guests[2].want_bytes, 32 * MIB);
+
+	/* More than all have: each gives what it can. */
+	assert_int_equal(policy_release(&conf, 100000 * MIB, guests, 3), 3);
+	assert_int_equal(guests[0].want_bytes, 168 * MIB);
+	assert_int_equal(guests[1].want_bytes, 668 * MIB);
+	assert_int_equal(guests[2].want_bytes, 368 * MIB);
+}
+
+/* Free memory that is not resident was given already; the floor is left to the guest. */
+static void test_release_only_what_is_there(void **state)
+{
+	struct policy_guest guests[] = { guest(1000, 800, 200), guest(1000, 800, 250),
+					 guest(1000, 30, 1000) };
+
+	assert_int_equal(policy_release(&conf, 1000 * MIB, guests, 3), 1);
+	assert_int_equal(guests[0].want_bytes, 0);
+	assert_int_equal(guests[1].want_bytes, 50 * MIB);
+	assert_int_equal(guests[2].want_bytes, 0);
+}
+
+/* Guests lie, or cannot be asked. */
+static void test_release_asks_only_who_can(void **state)
+{
+	struct policy_guest guests[] = { guest(1000, 700, 1000), guest(100, 5000, 1000) };
+
+	guests[0].askable = false;
+	assert_int_equal(policy_release(&conf, 100 * MIB, guests, 2), 0);
+	assert_int_equal(guests[0].want_bytes, 0);
+	assert_int_equal(guests[1].want_bytes, 0);
+	assert_int_equal(policy_release(&conf, 100 * MIB, guests, 0), 0);
+
+	guests[0].askable = true;
+	assert_int_equal(policy_release(&conf, 0, guests, 2), 0);
+
+	guests[1] = guest(0, 0, 0);
+	guests[1].free_bytes = guests[1].total_bytes = guests[1].resident_bytes = UINT64_MAX;
+	assert_int_equal(policy_release(&conf, UINT64_MAX, guests, 2), 2);
+	assert_true(guests[1].want_bytes < UINT64_MAX);
+}
+
+/* What free memory does not cover comes from volatile content, the most of it first. */
+static void purges_cover_the_rest(void **state)
+{
+	struct policy_guest guests[4] = {
+		{ .purgeable = true, .volatile_bytes = 10, .want_bytes = 30 },
+		{ .purgeable = true, .volatile_bytes = 20 },
+		{ .purgeable = false, .volatile_bytes = 1000 },
+		{ .purgeable = true, .volatile_bytes = 50 },
+	};
+
+	assert_int_equal(policy_purge(30, guests, 4), 0);
+	assert_int_equal(policy_purge(90, guests, 4), 2);
+	assert_int_equal(guests[0].purge_bytes, 0);
+	assert_int_equal(guests[1].purge_bytes, 10);
+	assert_int_equal(guests[2].purge_bytes, 0);
+	assert_int_equal(guests[3].purge_bytes, 50);
+	assert_int_equal(policy_purge(40, guests, 4), 1);
+	assert_int_equal(guests[3].purge_bytes, 10);
+	assert_int_equal(guests[1].purge_bytes, 0);
+	assert_int_equal(policy_purge(1000, guests, 4), 2);
+	assert_int_equal(guests[1].purge_bytes, 20);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_first_sample),
+		cmocka_unit_test(test_worse_at_once),
+		cmocka_unit_test(test_hysteresis_holds),
+		cmocka_unit_test(test_better_after_calm),
+		cmocka_unit_test(test_calm_is_without_break),
+		cmocka_unit_test(test_one_step_down),
+		cmocka_unit_test(test_fall_is_foreseen),
+		cmocka_unit_test(test_fall_is_never_short),
+		cmocka_unit_test(test_fall_ends),
+		cmocka_unit_test(test_no_time_passed),
+		cmocka_unit_test(test_extremes),
+		cmocka_unit_test(test_deficit),
+		cmocka_unit_test(test_settle),
+		cmocka_unit_test(test_release_from_the_richest),
+		cmocka_unit_test(test_release_only_what_is_there),
+		cmocka_unit_test(test_release_asks_only_who_can),
+		cmocka_unit_test(purges_cover_the_rest),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * volbench - what /dev/ebb costs a program, by the size of the range, beside plain memory
+ *
+ * usage: volbench sizes MIB REPEATS THREADS HUGE    all sizes from 4 KiB to MIB, by four
+ *        volbench one MIB UNIT_MIB                  an object of which the host takes a little
+ *
+ * "sizes" prints a line for each size, "bytes N NAME NSEC ...": medians. THREADS others fault on
+ * memory of their own meanwhile. HUGE: plain memory is in huge pages. "one" prints where a page in
+ * the middle lies, waits for a line, and says what was lost.
+ *
+ * Owns:    its mappings and its objects.
+ * Thread:  main; the others only fault.
+ * Locks:   none.
+ * Never:   judges: a figure is for whoever reads it. What fails ends it.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "object.h"
+
+#define MIB	    (1ul << 20)
+#define MAX_REPEATS 100
+#define NSEC	    1000000000ull
+
+static uint64_t now_nsec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NSEC + (uint64_t)now.tv_nsec;
+}
+
+/* What is measured of each size. */
+enum figure {
+	PLAIN_FREE,	/* MADV_FREE of plain memory that was touched */
+	PLAIN_REUSE,	/* ... touched again */
+	PLAIN_DONTNEED, /* MADV_DONTNEED of it */
+	PLAIN_REFILL,	/* ... touched again */
+	BARE_OFFER,	/* a word of each page saved and replaced, and MADV_FREE */
+	BARE_BACK,	/* ... each put back by compare-and-swap */
+	MARK,		/* EBB_IOC_VOLATILE */
+	BACK_SOON,	/* EBB_IOC_NONVOLATILE before anything was unmapped */
+	OFFER,		/* from the mark until the host has all of it, ageing (0) included */
+	BACK,		/* EBB_IOC_NONVOLATILE of what the host has */
+	BACK_TOUCH,	/* ... a touch of each page after that */
+	PURGE,		/* EBB_IOC_PURGE */
+	REFILL,		/* ... and EBB_IOC_NONVOLATILE and a touch of each page */
+	NR_FIGURES
+};
+
+static const char *const names[NR_FIGURES] = {
+	"plain_free", "plain_reuse", "plain_dontneed", "plain_refill", "bare_offer",
+	"bare_back",  "mark",	     "back_soon",      "offer",	       "back",
+	"back_touch", "purge",	     "refill",
+};
+
+static uint64_t taken[NR_FIGURES][MAX_REPEATS];
+static int repeat;
+static uint64_t started_nsec;
+
+static void begin(void)
+{
+	started_nsec = now_nsec();
+}
+
+static void end(enum figure figure)
+{
+	taken[figure][repeat] = now_nsec() - started_nsec;
+}
+
+static void touch(unsigned char *at, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i += PAGE)
+		((volatile unsigned char *)at)[i]++;
+}
+
+static void plain(size_t bytes, bool huge)
+{
+	size_t room = bytes + 2 * MIB;
+	unsigned char *mapping =
+		mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *at;
+	uint64_t *saved = malloc(bytes / PAGE * sizeof(*saved));
+
+	CHECK(mapping != MAP_FAILED && saved);
+	at = (unsigned char *)(((uintptr_t)mapping + 2 * MIB - 1) & ~(2 * MIB - 1));
+	madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	touch(at, bytes);
+	memset(saved, 1, bytes / PAGE * sizeof(*saved));
+
+	begin();
+	CHECK(madvise(at, bytes, MADV_FREE) == 0);
+	end(PLAIN_FREE);
+	begin();
+	touch(at, bytes);
+	end(PLAIN_REUSE);
+	begin();
+	CHECK(madvise(at, bytes, MADV_DONTNEED) == 0);
+	end(PLAIN_DONTNEED);
+	begin();
+	touch(at, bytes);
+	end(PLAIN_REFILL);
+
+	begin();
+	for (size_t i = 0; i < bytes / PAGE; i++)
+		saved[i] =
+			__atomic_exchange_n((uint64_t *)(at + i * PAGE), i + 77, __ATOMIC_SEQ_CST);
+	CHECK(madvise(at, bytes, MADV_FREE) == 0);
+	end(BARE_OFFER);
+	begin();
+	for (size_t i = 0; i < bytes / PAGE; i++) {
+		uint64_t cookie = i + 77;
+
+		__atomic_compare_exchange_n((uint64_t *)(at + i * PAGE), &cookie, saved[i], false,
+					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	}
+	end(BARE_BACK);
+	munmap(mapping, room);
+	free(saved);
+}
+
+static void object(size_t bytes)
+{
+	struct object obj = create(bytes / PAGE, EBB_KIND_EXPLICIT);
+
+	touch(obj.at, bytes);
+	/* Who marks now and then has the caches of who does something else: the second of two. */
+	for (int i = 0; i < 2; i++) {
+		begin();
+		CHECK(mark(obj.fd, 0, bytes) == 0);
+		end(MARK);
+		begin();
+		CHECK(unmark(obj.fd, 0, bytes) == 0);
+		end(BACK_SOON);
+	}
+
+	begin();
+	CHECK(mark(obj.fd, 0, bytes) == 0);
+	/* What the host does not take (parts of its huge pages) is never offered. */
+	while (query(&obj).offered_pages < bytes / PAGE && now_nsec() - started_nsec < 3 * NSEC)
+		usleep(200);
+	end(OFFER);
+	if (query(&obj).offered_pages < bytes / PAGE)
+		taken[OFFER][repeat] = 0;
+	begin();
+	CHECK(unmark(obj.fd, 0, bytes) >= 0);
+	end(BACK);
+	begin();
+	touch(obj.at, bytes);
+	end(BACK_TOUCH);
+
+	CHECK(mark(obj.fd, 0, bytes) == 0);
+	begin();
+	CHECK(purge(obj.fd, 0, bytes) == 0);
+	end(PURGE);
+	begin();
+	CHECK(unmark(obj.fd, 0, bytes) >= 0);
+	touch(obj.at, bytes);
+	end(REFILL);
+	munmap(obj.at, bytes);
+	close(obj.fd);
+}
+
+/* Faults on memory of its own, in the same address space. */
+static void *fault_for_ever(void *unused)
+{
+	for (;;) {
+		unsigned char *at = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE,
+					 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		CHECK(at != MAP_FAILED);
+		touch(at, 2 * MIB);
+		munmap(at, 2 * MIB);
+	}
+	return unused;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
+{
+	pthread_t thread;
+
+	CHECK(repeats > 0 && repeats <= MAX_REPEATS);
+	while (threads--)
+		CHECK(pthread_create(&thread, NULL, fault_for_ever, NULL) == 0);
+	for (size_t bytes = PAGE; bytes <= max_bytes; bytes *= 4) {
+		for (repeat = 0; repeat < repeats; repeat++) {
+			plain(bytes, huge);
+			object(bytes);
+		}
+		printf("bytes %zu", bytes);
+		for (int i = 0; i < NR_FIGURES; i++) {
+			qsort(taken[i], (size_t)repeats, sizeof(taken[i][0]), by_size);
+			printf(" %s %llu", names[i], (unsigned long long)taken[i][repeats / 2]);
+		}
+		printf("\n");
+		fflush(stdout);
+	}
+}
+
+static uint64_t gpa_of(const void *at)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	uint64_t entry;
+
+	CHECK(fd >= 0);
+	CHECK(pread(fd, &entry, 8, (off_t)((uintptr_t)at / PAGE * 8)) == 8);
+	close(fd);
+	return (entry & ((1ull << 55) - 1)) * PAGE;
+}
+
+static void one(size_t bytes, size_t unit_bytes)
+{
+	struct object obj =
+		create_as(bytes / PAGE, EBB_KIND_EXPLICIT, (uint32_t)(unit_bytes / PAGE), 0);
+	static uint64_t bitmap[1 << 14];
+	struct ebb_nonvolatile args = {
+		.bytes = bytes,
+		.bitmap = (uintptr_t)bitmap,
+		.bitmap_bytes = bytes / PAGE / 8,
+	};
+	struct rusage before, after;
+	char line[16];
+
+	CHECK(bytes / PAGE / 8 <= sizeof(bitmap));
+	touch(obj.at, bytes);
+	printf("gpa %llu\n", (unsigned long long)gpa_of(obj.at + bytes / 2));
+	CHECK(mark(obj.fd, 0, bytes) == 0);
+	while (query(&obj).offered_pages < bytes / PAGE)
+		usleep(1000);
+	printf("offered\n");
+	fflush(stdout);
+	CHECK(fgets(line, sizeof(line), stdin));
+	getrusage(RUSAGE_SELF, &before);
+	begin();
+	CHECK(ioctl(obj.fd, EBB_IOC_NONVOLATILE, &args) >= 0);
+	for (size_t page = 0; page < bytes / PAGE; page++)
+		if (bitmap[page / 64] >> (page % 64) & 1)
+			memset(obj.at + page * PAGE, 7, PAGE);
+	end(REFILL);
+	getrusage(RUSAGE_SELF, &after);
+	printf("purged_pages %llu faults %ld refill %llu\n", (unsigned long long)args.purged_pages,
+	       after.ru_minflt - before.ru_minflt, (unsigned long long)taken[REFILL][0]);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 6 && !strcmp(argv[1], "sizes"))
+		sizes((size_t)atoi(argv[2]) * MIB, atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+	else if (argc == 4 && !strcmp(argv[1], "one"))
+		one((size_t)atoi(argv[2]) * MIB, (size_t)atoi(argv[3]) * MIB);
+	else
+		return 2;
+	return 0;
+}

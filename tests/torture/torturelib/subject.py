@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One guest of the run: its QEMU, the program in it over all its boots, and its accounts."""
+import collections
+import random
+import re
+import threading
+import time
+
+from harness import cgroup as cgroup_mod
+from harness import guest as guest_mod
+from harness.channel import CommandFailed, GuestGone
+
+MIB = 1 << 20
+WORKERS = 3
+DISK_BYTES = WORKERS * 4 * MIB
+# Of what the guest's kernel calls available: the rest is for copies of the children and files.
+SHARE_PERCENT = 80
+# Emulated, zeroing a page by bytes, as the guest's kernel does with these two, takes eight times as
+# long as by words.
+TCG_CPU = ["-cpu", "max,-erms,-fsrm"]
+# Guests that share a processor, and are held still, wait long for their turn: no fault of theirs.
+STARVED = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300"
+MODULES = {"ebb": "virtio_ebb", "balloon": "virtio_balloon"}
+DEVICES = {"ebb": "virtio-ebb-pci", "balloon": "virtio-ebb-balloon-pci"}
+
+
+class Trouble(Exception):
+    """Something is wrong with a guest, other than a bad page."""
+
+
+class Subject:
+    """front: ebb, balloon, or none for the control without a device. merge: is its memory
+    mergeable at the start; may_merge: may that change."""
+
+    def __init__(self, lab, index, front, merge, may_merge):
+        self.lab, self.index, self.front = lab, index, front
+        self.merge, self.may_merge = merge, may_merge
+        self.name = f"g{index}"
+        self.cgroup = None
+        self.boots = 0
+        self.program = self.reload = None
+        self.taken = 0  # of what the program has said
+        self.booting = None
+        self.boot_error = None
+        self.ram = None
+        self.rising = False  # the program has just begun to want all memory back
+        self.bad_lines = []
+        self.before = collections.Counter()  # of the program's runs that are over
+        self.now = collections.Counter()
+        self.moved = time.monotonic()
+        version, _ = cgroup_mod.find_parent()
+        if version:
+            self.cgroup = cgroup_mod.MemoryCgroup()
+            if version == 1:
+                # Whoever finds the group at its limit waits until it is raised again.
+                (self.cgroup.path / "memory.oom_control").write_text("1")
+        self.guest = self._start()
+
+    def _start(self):
+        memory_mib = self.lab.memory_mib
+        disk = self.lab.work / f"{self.name}.disk"
+        with open(disk, "wb") as f:
+            f.truncate(DISK_BYTES)
+        extra = ["-object", f"memory-backend-ram,id=ram,size={memory_mib}M,"
+                            f"merge={'on' if self.merge else 'off'}",
+                 "-drive", f"file={disk},format=raw,if=none,id=disk"]
+        if guest_mod.accelerator() == "tcg":
+            extra += TCG_CPU
+        devices = ["virtio-blk-pci,drive=disk"]
+        if self.front != "none":
+            devices.append(f"{DEVICES[self.front]},id=ebb,label={self.name},mode=lazy,"
+                           f"agent={self.lab.ebbd.socket}")
+        return guest_mod.Guest(binary=self.lab.qemu(self.front), kernel=self.lab.kernel,
+                               initrd=self.lab.initrd, log_dir=self.lab.logs / self.name,
+                               memory_mib=memory_mib, devices=devices, extra=extra,
+                               machine="q35,memory-backend=ram,mem-merge=off",
+                               append=STARVED,
+                               cgroup=self.cgroup)
+
+    @property
+    def pid(self):
+        return self.guest.pid
+
+    @property
+    def running(self):
+        return self.program is not None
+
+    def begin_boot(self):
+        """Wait for the guest's init and start the program in it, in a thread of its own."""
+        self.boots += 1
+        self.boot_error = None
+        self.booting = threading.Thread(target=self._boot, args=(self.boots,), daemon=True)
+        self.booting.start()
+
+    def _boot(self, number):
+        try:
+            self.guest.wait_boot(number)
+            order = [*self.lab.order("virtio_blk")]
+            if self.front != "none":
+                order += self.lab.order(MODULES[self.front])
+            self.guest.insmod(order)
+            available_kib = self.guest.meminfo()["MemAvailable"]
+            mib = available_kib * SHARE_PERCENT // 100 // 1024
+            seed = random.Random(f"{self.lab.seed}/guest/{self.index}/{number}").getrandbits(63)
+            common = random.Random(f"{self.lab.seed}/common").getrandbits(63)
+            self.moved = time.monotonic()
+            self.program = self.guest.spawn(
+                f"exec torture -s {seed} -S {common} -g {self.index + 1} -m {mib} -w {WORKERS} "
+                f"-d /dev/vda -c {80 if self.merge else 20}")
+        except (AssertionError, KeyError, OSError) as e:
+            self.boot_error = e
+
+    def _take_line(self, line):
+        if line.startswith("BAD"):
+            self.bad_lines.append(line)
+            return
+        found = re.match(r"(?:so far|total):((?: [a-z-]+ \d+)+)$", line)
+        if found:
+            words = found.group(1).split()
+            fresh = collections.Counter(
+                {words[i]: int(words[i + 1]) for i in range(0, len(words), 2)})
+            if fresh["checked"] != self.now["checked"]:
+                self.moved = time.monotonic()
+            self.rising |= fresh["tide"] > self.now["tide"]
+            self.now = fresh
+        elif line:
+            raise Trouble(f"{self.name}: the program says: {self.program.output[-800:]}")
+
+    def check_alive(self):
+        status = self.guest.process.poll()
+        if status is not None:
+            raise Trouble(f"{self.name}: QEMU ended with {status}; it said last:\n"
+                          f"{self.guest.qemu_output()[-500:]}")
+        console = self.guest.console()
+        if "Kernel panic" in console:
+            raise Trouble(f"{self.name}: the guest's kernel panicked:\n{console[-2000:]}")
+
+    def look(self, ended=False):
+        """Take in what the program has said. Raises Trouble if it or the guest is not well."""
+        self.check_alive()
+        if self.boot_error:
+            raise Trouble(f"{self.name}: boot {self.boots}: {self.boot_error}")
+        program = self.program
+        if not program:
+            return
+        while (end := program.raw.find(b"\n", self.taken)) >= 0:
+            line = program.raw[self.taken:end].decode(errors="replace").strip()
+            self.taken = end + 1
+            self._take_line(line)
+        if program.error or program.lost or program.status is not None and not ended:
+            raise Trouble(f"{self.name}: the program ended by itself: status {program.status}, "
+                          f"{program.error or program.output[-500:]}")
+        if self.reload and self.reload.status:
+            raise Trouble(f"{self.name}: reloading the driver: {self.reload.output}")
+
+    def check_moving(self, limit):
+        if self.program and time.monotonic() - self.moved > limit:
+            raise Trouble(f"{self.name}: no page was checked for {limit:.0f} s: the guest hangs")
+
+    def totals(self):
+        found = self.before + self.now
+        del found["tide"]
+        return found
+
+    def reset(self):
+        """The guest begins anew; what its program had counted so far stays counted."""
+        self.look()
+        self.program = self.reload = None
+        self.before, self.now, self.taken = self.totals(), collections.Counter(), 0
+        self.guest.qmp.command("system_reset")
+        self.begin_boot()
+
+    def tell(self, word):
+        if self.program:
+            self.program.write(word + "\n")
+
+    def reload_driver(self):
+        if self.reload and self.reload.status is None:
+            return False
+        module = MODULES[self.front]
+        insmods = " && ".join(f"insmod /lib/modules/{name}.ko"
+                              for name in self.lab.order(module)[-1:])
+        self.reload = self.guest.spawn(f"rmmod {module} && {insmods}")
+        return True
+
+    def stats(self):
+        """The device's counters, with - for a device that there is not."""
+        if self.front == "none":
+            return {}
+        return self.guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
+
+    def ram_range(self):
+        if not self.ram:
+            start = self.guest.host_address(0)
+            self.ram = start, start + self.lab.memory_mib * MIB
+        return self.ram
+
+    def finish(self, limit=180):
+        """All is verified once more; the program's and QEMU's end."""
+        if self.booting:
+            self.booting.join(limit)
+        if self.program:
+            self.program.write("quit\n")
+            try:
+                status = self.program.wait(limit)
+            except (CommandFailed, GuestGone) as e:
+                raise Trouble(f"{self.name}: {e}") from e
+            self.look(ended=True)
+            if status not in (0, 1):
+                raise Trouble(f"{self.name}: the program ended with {status}: "
+                              f"{self.program.output[-500:]}")
+            self.program = None
+        self.check_kernel()
+
+    def check_kernel(self):
+        trouble = self.guest.kernel_trouble()
+        if trouble:
+            raise Trouble(f"{self.name}: the guest's kernel complained:\n{trouble}")
+
+    def close(self):
+        self.guest.kill()
+        if self.cgroup:
+            self.cgroup.remove()
+

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""ebbd and ebbctl with real guests: what is shown, asked and told, and an ebbd that dies."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from harness.wait import wait_for
+
+MIB = 1 << 20
+GUEST_MIB = 384
+
+
+class Agent:
+    """ebbd with its sockets in a directory of its own."""
+
+    def __init__(self, build, directory):
+        self.build = build
+        self.dir = directory
+        self.socket = directory / "run" / "ebbd.sock"
+        self.control = directory / "run" / "control.sock"
+        self.conf = directory / "ebbd.conf"
+        self.process = None
+        self.configure()
+
+    def configure(self, policy="nearing_percent = 1\nshort_percent = 0\nanswer_msec = 0"):
+        self.conf.write_text(f"[ebbd]\nsocket = {self.socket}\ncontrol_socket = {self.control}\n"
+                             f"state_file = {self.dir}/run/state\nsample_interval_msec = 200\n"
+                             f"[policy]\n{policy}\n")
+
+    def start(self, *args):
+        with open(self.dir / "ebbd.log", "ab") as log:
+            self.process = subprocess.Popen([self.build.ebbd, "-d", "-c", self.conf, *args],
+                                            stderr=log)
+        wait_for(self.control.exists, "ebbd's control socket")
+        wait_for(lambda: self.run("status", status=None).returncode == 0, "ebbd")
+        return self
+
+    def log(self):
+        return (self.dir / "ebbd.log").read_text()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log()
+        self.process = None
+
+    def run(self, *args, status=0):
+        done = subprocess.run([self.build.ebbctl, "-s", self.control, *args], capture_output=True,
+                              text=True, timeout=120)
+        assert status is None or done.returncode == status, (done.stdout, done.stderr, self.log())
+        return done
+
+    def json(self, *args):
+        return json.loads(self.run("--json", *args).stdout)
+
+    def names(self):
+        return [g["name"] for g in self.json("list")["guests"]]
+
+    def wait_guest(self, name, what, condition):
+        """Wait until what ebbctl shows of the guest is so; returns it."""
+        def look():
+            if name not in self.names():
+                return None
+            shown = self.json("show", name)
+            return shown if condition(shown) else None
+        return wait_for(look, lambda: f"{what}; ebbd's log:\n{self.log()[-2000:]}")
+
+
+@pytest.fixture
+def agent(build, tmp_path):
+    agent = Agent(build, tmp_path)
+    yield agent
+    if agent.process:
+        agent.stop()
+
+
+def boot(vm, agent, name, mode="auto", front="virtio-ebb-pci", modules=("virtio_ebb",), **options):
+    device = f"{front},label={name},agent={agent.socket},mode={mode}"
+    return vm.boot(modules=modules, memory_mib=GUEST_MIB, devices=[device], **options)
+
+
+def churn(guest, mib):
+    """Touch so much and free it again."""
+    status, output = guest.memwork(mib, rounds=1).wait(300), None
+    assert status == 0, output
+
+
+def test_shown_set_and_released(vm, agent):
+    agent.start()
+    guest = boot(vm, agent, "web")
+    shown = agent.wait_guest("web", "the driver's word", lambda g: g["device"] and
+                             g["flags"]["driver"] and g["guest"] and g["guest"]["free_bytes"])
+    assert shown["pid"] == guest.pid and shown["front"] == "ebb"
+    assert shown["device"]["ram_bytes"] == GUEST_MIB * MIB
+    assert shown["mode"] == "auto" and shown["stage"] == "plenty"
+
+    # At rest nothing is marked; what was touched stays resident.
+    churn(guest, 200)
+    before = agent.json("show", "web")
+    assert before["resident_bytes"] > 200 * MIB
+
+    # lazy: it stays resident, and becomes reclaimable.
+    agent.run("set", "web", "mode", "lazy")
+    lazy = agent.wait_guest("web", "reclaimable memory and its mode", lambda g:
+                            g["reclaimable_bytes"] > 150 * MIB and g["mode"] == "lazy")
+    assert lazy["held_bytes"] == lazy["resident_bytes"] - lazy["reclaimable_bytes"]
+    assert lazy["device"]["marked_bytes"] > 150 * MIB
+
+    # release: it goes, although it was offered before.
+    released = agent.json("release", "web", "all")["release"]
+    assert released["status"] in ("ok", "partial")
+    assert released["discarded_bytes"] > 150 * MIB
+    after = agent.json("show", "web")
+    assert after["resident_bytes"] < lazy["resident_bytes"] - 150 * MIB
+    assert after["last_release"] == released
+
+    # off: nobody asks any more.
+    agent.run("set", "web", "mode", "off")
+    agent.wait_guest("web", "mode off", lambda g: g["mode"] == "off")
+    failed = agent.run("release", "web", "all", status=1)
+    assert "mode is off" in failed.stderr
+
+
+def test_killed_and_back(vm, agent):
+    """The guest goes on with the last word, is found again, and keeps what was set."""
+    agent.start()
+    guest = boot(vm, agent, "web")
+    agent.wait_guest("web", "the driver", lambda g: g["flags"]["driver"])
+    agent.run("set", "web", "mode", "lazy")
+    agent.wait_guest("web", "mode lazy", lambda g: g["mode"] == "lazy")
+    work = guest.memwork(150, rounds=6)
+    for _ in range(3):
+        agent.kill()
+        churn(guest, 60)
+        agent.start()
+        shown = agent.wait_guest("web", "the guest again",
+                                 lambda g: g["device"] and g["mode"] == "lazy")
+        assert shown["pid"] == guest.pid
+    assert work.wait(300) == 0, work.output
+    # What was freed while ebbd was away was marked all the same.
+    agent.wait_guest("web", "marks", lambda g: g["reclaimable_bytes"] > 50 * MIB)
+
+
+def test_unmodified_guest(vm, agent):
+    agent.start()
+    guest = boot(vm, agent, "old", front="virtio-ebb-balloon-pci", mode="lazy",
+                 modules=("virtio_balloon",))
+    agent.wait_guest("old", "a sample", lambda g: g["device"])
+    churn(guest, 200)
+    shown = agent.wait_guest("old", "reclaimable memory",
+                             lambda g: g["reclaimable_bytes"] > 150 * MIB)
+    assert shown["front"] == "balloon"
+    assert "cannot be asked" in agent.run("release", "old", "all", status=1).stderr
+
+
+def test_two_guests_of_one_name(vm, agent):
+    agent.start()
+    guests = [boot(vm, agent, "web", modules=()) for _ in range(2)]
+    wait_for(lambda: len(agent.names()) == 2, "both")
+    by_pid = {g["pid"]: g["name"] for g in agent.json("list")["guests"]}
+    assert set(by_pid) == {g.pid for g in guests}
+    assert sorted(by_pid.values())[0] == "web"
+    os.kill(guests[0].pid, signal.SIGKILL)
+    guests[0].process.wait()
+    wait_for(lambda: len(agent.names()) == 1, "the other one alone")
+
+
+def test_stage_and_release_of_a_limited_guest(vm, agent, memory_cgroup):
+    """A guest whose cgroup runs short is told so, and its free memory goes."""
+    agent.configure("nearing_percent = 40\nshort_percent = 25\nhysteresis_percent = 2\n"
+                    "calm_msec = 1000\nsettle_msec = 500\nguest_floor = 8M")
+    agent.start()
+    cgroup = memory_cgroup(500 * MIB)
+    guest = boot(vm, agent, "web", cgroup=cgroup)
+    shown = agent.wait_guest("web", "the driver", lambda g: g["flags"]["driver"] and g["limit"])
+    assert shown["limit"]["limit_bytes"] == 500 * MIB
+    churn(guest, 280)
+    # What was asked for at once is gone; what came free when it was no longer short is marked.
+    agent.wait_guest("web", "little held", lambda g: g["held_bytes"] < 280 * MIB and
+                     g["device"]["discarded_bytes"] > 64 * MIB and
+                     g["limit"]["stage"] == "plenty")
+    status, output = guest.run("memwork -m 100 -r 2")
+    assert status == 0, output

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The harness itself, on the stock QEMU and its own virtio-balloon."""
+import pytest
+
+from harness.channel import GuestGone
+from harness.guest import parse_totals
+from harness.wait import wait_for
+
+MIB_KIB = 1024
+
+
+def test_commands_in_the_guest(vm):
+    guest = vm.boot(stock=True)
+    assert guest.check("echo hello").strip() == "hello"
+    assert guest.run("exit 7") == (7, "")
+    assert guest.run("kill -9 $$")[0] == 128 + 9
+    # Much output, beside another command that takes input.
+    other = guest.spawn("cat")
+    big = guest.check("seq 1 20000")
+    assert big.split() == [str(n) for n in range(1, 20001)]
+    text = "".join(f"line {n}\n" for n in range(500))
+    other.write(text)
+    other.close_input()
+    assert other.wait() == 0
+    assert other.output == text
+
+
+def test_reset_brings_the_guest_back(vm):
+    guest = vm.boot(stock=True)
+    running = guest.spawn("while true; do echo busy; done")
+    running.read_line()
+    guest.reset()
+    with pytest.raises(GuestGone):
+        running.wait()
+    assert guest.check("cat /proc/uptime")
+
+
+def test_bad_pages_are_seen(vm):
+    """The accounting can fail: a page that is changed behind memwork's back is counted."""
+    guest = vm.boot(stock=True)
+    work = guest.memwork(16)
+    work.ask("fill 16")
+    assert parse_totals(work.ask("verify")) == (2 * 4096, 0)
+    work.ask("spoil 5")
+    checked, bad = parse_totals(work.ask("verify"))
+    assert (checked, bad) == (3 * 4096, 1)
+    work.write("quit\n")
+    assert work.wait() == 1
+    assert "bad page 5 (in use): word 511 is" in work.output
+
+
+def test_kernel_trouble_is_seen(vm):
+    guest = vm.boot(stock=True)
+    assert guest.kernel_trouble() == ""
+    guest.check("echo 'WARNING: CPU: 0 PID: 1 at a test of the test' >/dev/kmsg; "
+                "echo '<2>BUG: a test of the test' >/dev/kmsg")
+    wait_for(lambda: "BUG: a test of the test" in guest.console(), "the line on the console")
+    trouble = guest.kernel_trouble()
+    assert "WARNING: CPU: 0" in trouble and "BUG: a test" in trouble
+
+
+def test_stock_free_page_reporting(vm):
+    """QEMU's own balloon: what the guest frees leaves the host, and the guest uses it again."""
+    guest = vm.boot(stock=True, memory_mib=384, modules=["virtio_balloon"],
+                    devices=["virtio-balloon-pci,free-page-reporting=on"])
+    work = guest.memwork(256)
+    work.ask("fill 256")
+    full = guest.sample().rss_kib
+    work.ask("free 100")
+    wait_for(lambda: guest.sample().rss_kib < full - 150 * MIB_KIB,
+             lambda: f"the host to get memory back: {guest.sample()}, was {full} KiB")
+    work.ask("fill 256")
+    assert guest.sample().rss_kib > full - 20 * MIB_KIB
+    checked, bad = parse_totals(work.ask("verify"))
+    assert bad == 0 and checked >= 3 * 256 * 256
+
+
+def test_cgroup_limit_and_reclaim(vm, memory_cgroup):
+    group = memory_cgroup()
+    guest = vm.boot(stock=True, cgroup=group)
+    used = group.usage_bytes()
+    assert used > 32 << 20
+    assert str(guest.pid) in group.procs.read_text().split()
+    # Too low to be met: the guest's memory is in use and cannot go.
+    with pytest.raises(OSError):
+        group.set_limit(used // 4)
+        if group.version == 2:
+            raise OSError("version 2 takes the limit and kills")
+    group.set_limit(used * 2)
+    group.reclaim_all()
+    assert guest.check("echo alive").strip() == "alive"

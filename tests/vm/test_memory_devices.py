@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that comes and goes while the guest's free memory is discarded: nothing in use is lost."""
+from harness.wait import wait_for
+from test_guest_memory import finish, front, stats  # noqa: F401
+
+MIB = 1 << 20
+DIMM = "0x100000000 +0x10000000 page 4096: private anonymous"
+
+
+def regions(guest):
+    return guest.qmp.get("/machine/peripheral/ebb", "ebb-regions")
+
+
+def plugged(guest):
+    return guest.qmp.get("/machine/peripheral/vm0", "size")
+
+
+def resize(guest, size):
+    guest.qmp.set("/machine/peripheral/vm0", "requested-size", size)
+
+
+def test_virtio_mem_under_load(vm, front):
+    """Blocks are plugged and unplugged while their neighbours are offered (rule 6)."""
+    guest = vm.boot(memory_mib="384,maxmem=2G", devices=[front.option("eager")],
+                    extra=["-object", "memory-backend-ram,id=mem0,size=512M",
+                           "-device", "virtio-mem-pci,id=vm0,memdev=mem0,requested-size=256M"],
+                    append="memhp_default_state=online_movable", modules=["virtio_mem", front.module])
+    assert "+0x20000000 page 4096: private anonymous" in regions(guest)
+    wait_for(lambda: plugged(guest) == 256 * MIB, "the guest to plug its memory", 300)
+    work = guest.memwork(300)
+    work.ask("fill 200")
+    for size in (512 * MIB, 128 * MIB, 384 * MIB):
+        resize(guest, size)
+        work.ask("rounds 1")
+    wait_for(lambda: plugged(guest) == 384 * MIB, "the guest to plug its memory again", 300)
+    work.ask("verify")
+    finish(work, 2 * 200 * 256)
+    found = stats(guest)
+    assert found["violations"] == 0 and found["broken"] is False
+    assert found["discarded-bytes"] > 0
+
+
+def test_dimm_plugged_and_unplugged_under_load(vm, front):
+    """A region goes with offers in flight and comes again at the same address (rule 11)."""
+    guest = vm.boot(memory_mib="384,slots=4,maxmem=2G", devices=[front.option("eager")],
+                    append="memhp_default_state=online_movable", modules=[front.module])
+    ram_bytes = stats(guest)["ram-bytes"]
+    total_kib = guest.meminfo()["MemTotal"]
+    work = guest.memwork(200)
+    work.ask("fill 200")
+    for _ in range(2):
+        guest.qmp.command("object-add", qom_type="memory-backend-ram", id="mem1", size=256 * MIB)
+        guest.qmp.command("device_add", driver="pc-dimm", id="dimm1", memdev="mem1")
+        assert DIMM in regions(guest)
+        assert stats(guest)["ram-bytes"] == 256 * MIB + ram_bytes
+        wait_for(lambda: guest.meminfo()["MemTotal"] > total_kib + 200 * 1024,
+                 "the guest to use the new memory", 120)
+        work.ask("rounds 1")
+        # The guest moves out what lies there, while its free memory is offered.
+        guest.qmp.command("device_del", id="dimm1")
+        work.ask("rounds 1")
+        guest.qmp.wait_event("DEVICE_DELETED", 120)
+        assert DIMM not in regions(guest)
+        assert stats(guest)["ram-bytes"] == ram_bytes
+        guest.qmp.command("object-del", id="mem1")
+    work.ask("verify")
+    finish(work, 2 * 200 * 256)
+    assert stats(guest)["violations"] == 0

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tree's own rules: licences, format, size."""
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILT = {".git", "__pycache__"}
+CODE = {".c", ".h", ".py", ".build", ".in"}
+
+
+def tree(*suffixes):
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        if not path.is_file() or BUILT & set(parts) or parts[0].startswith("build"):
+            continue
+        if not suffixes or path.suffix in suffixes:
+            yield path
+
+
+def test_c_is_formatted():
+    if not shutil.which("clang-format"):
+        pytest.skip("clang-format is not installed")
+    done = subprocess.run(["clang-format", "--dry-run", "-Werror", *tree(".c", ".h")],
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_code_names_its_licence():
+    def is_code(path):
+        return path.suffix in CODE or path.read_bytes()[:2] == b"#!"
+    assert not [str(p.relative_to(ROOT)) for p in tree() if is_code(p) and
+                "SPDX-License-Identifier:" not in
+                "\n".join(p.read_text(errors="replace").splitlines()[:3])]
+
+
+def test_no_file_is_too_long():
+    assert not [f"{p.relative_to(ROOT)}: {n} lines" for p in tree(".c", ".h", ".py")
+                if (n := len(p.read_text().splitlines())) > 800]

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""/dev/ebb in a guest: who else touches its memory, and the ways of a machine to rest."""
+import contextlib
+import os
+import re
+
+import pytest
+
+from harness.volatile import MIB, Purger, counters
+from harness.wait import wait_for
+
+PATH = "/machine/peripheral/ebb"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk on which a test can hold requests, and its content."""
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(4 * MIB))
+    return path, ["-blockdev", f"driver=file,node-name=file,filename={path}",
+                  "-blockdev", "driver=blkdebug,node-name=debug,image=file",
+                  "-blockdev", "driver=raw,node-name=disk,file=debug"]
+
+
+DISK = {"devices": ["virtio-blk-pci,drive=disk"], "modules": ["virtio_blk"]}
+
+
+@pytest.mark.parametrize("device", ["none", "ebb"])
+def test_whoever_touches(vm, programs, disk, device):
+    """Direct I/O, io_uring, futexes, threads, processes, core dumps: without a device, and with one
+    that is offered at once all that is marked."""
+    devices = ["virtio-ebb-pci,id=ebb,mode=lazy"] if device == "ebb" else []
+    guest = vm.boot(memory_mib=256, cpus=2, devices=[*devices, *DISK["devices"]], extra=disk[1],
+                    modules=DISK["modules"])
+    vm.insmod(guest, "virtio_ebb", "age_msec=1")
+    status, output = guest.run("DISK=/dev/vda volio all")
+    assert status == 0, output
+    guest.check("rmmod virtio_ebb")
+
+
+class HeldDisk:
+    """Requests of a kind stay under way while this holds them."""
+
+    def __init__(self, guest, event):
+        self.guest = guest
+        self.event = event
+
+    def __enter__(self):
+        self.say(f"break {self.event} held")
+
+    def __exit__(self, *unused):
+        self.say("resume held")
+
+    def say(self, text):
+        said = self.guest.qmp.hmp(f'qemu-io disk "{text}"')
+        assert not said.strip(), said
+
+
+def test_direct_io_in_flight(serve, disk):
+    """A page that a transfer holds when it is marked is not offered before that has ended, nor is
+    the huge page that it is a part of."""
+    served = serve(1024, extra=disk[1], env="DISK=/dev/vda", **DISK)
+    guest = served.guest
+    for page, what in enumerate(("read", "write", "uread", "uwrite"), 7):
+        before = counters(guest)["left_out"]
+        with HeldDisk(guest, what.lstrip("u") + "_aio"):
+            served.ask(f"{what} {page}")
+            wait_for(lambda: any(map(int, guest.check("cat /sys/block/vda/inflight").split())),
+                     "the transfer to be under way")
+            served.ask("mark")
+            served.wait_offered(512)
+            wait_for(lambda: counters(guest)["left_out"] > before, "the page to be left out")
+            assert served.query()["offered"] == 512
+            assert served.query(page, 1)["offered"] == 0
+            served.purge()
+        served.ask("landed")
+        wait_for(lambda: served.query(page, 1)["offered"] == 1, "the page to be offered")
+        assert served.unmark(page, 1) == 0
+        assert served.unmark() > 0
+    served.finish()
+
+
+def test_reoffer(serve):
+    """The host has lost its marks: everything is taken back and offered anew."""
+    served = serve(1024)
+    guest = served.guest
+
+    def generation():
+        return guest.qmp.get(PATH, "ebb-stats")["reoffer-generation"]
+    served.ask("mark")
+    served.wait_offered()
+    for _ in range(2):
+        before, generation_before = counters(guest), generation()
+        guest.qmp.command("stop")
+        guest.qmp.command("cont")
+        wait_for(lambda: counters(guest)["offered"] >= before["offered"] + 1024,
+                 lambda: f"all to be offered anew: {counters(guest)}, before {before}")
+        assert generation() != generation_before
+        assert counters(guest)["whole"] == before["whole"] + 1024
+        served.wait_offered()
+    served.purge()
+    assert served.unmark() > 0
+    served.finish()
+
+
+def suspend_to_ram(guest):
+    command = guest.spawn("echo mem >/sys/power/state")
+
+    def asleep():
+        return guest.qmp.command("query-status")["status"] == "suspended"
+    # QEMU keeps the state that the first wakeup left: from then on it wakes up by itself at once.
+    wait_for(lambda: asleep() or command.status is not None, "the guest to suspend")
+    if command.status is None:
+        guest.qmp.command("system_wakeup")
+    assert command.wait() == 0, command.output
+
+
+def snapshot_for_hibernation(guest):
+    """Without swap this ends after the image was made in memory."""
+    status, output = guest.run("echo disk >/sys/power/state")
+    assert status, output
+    assert "Cannot find swap device" in guest.check("dmesg")
+
+
+@pytest.mark.parametrize("suspend", [suspend_to_ram, snapshot_for_hibernation])
+def test_suspend(serve, suspend):
+    """All is taken back before the guest sleeps or is copied. What was whole is whole, what went,
+    perhaps since the image needs room, is told; the rest is offered anew."""
+    served = serve(4096)
+    guest = served.guest
+    lost = 0
+    served.ask("mark")
+    served.wait_offered()
+    for _ in range(2):
+        before, lost_before = counters(guest), lost
+        suspend(guest)
+        wait_for(lambda: counters(guest)["offered"] > before["offered"] and
+                 served.query()["offered"] + served.query()["purged"] == 4096,
+                 lambda: f"all to be offered anew: {served.query()}, {counters(guest)}")
+        lost = served.query()["purged"]
+        assert counters(guest)["whole"] - before["whole"] >= 4096 - lost
+        assert counters(guest)["own_purged"] - before["own_purged"] == lost - lost_before
+    assert lost < 4096 and served.unmark() == lost
+    served.ask("mark")
+    served.wait_offered()
+    served.purge()
+    known = served.query()["purged"]
+    suspend(guest)
+    assert served.query()["purged"] >= known
+    assert served.unmark() >= known
+    assert served.unmark() == 0
+    served.finish()
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["alone", "purging-host"])
+def test_random_calls(vm, programs, request, host):
+    """Each answer is held against a model: exactly where nobody else purges, and as far as it can
+    be known where a host does. The guest's kernel checks what it frees, and ends at a warning."""
+    seconds = request.config.getoption("--fuzz-seconds")
+    seed = os.environ.get("EBB_FUZZ_SEED") or "0x" + os.urandom(6).hex()
+    print("EBB_FUZZ_SEED =", seed)
+    devices = ["virtio-ebb-pci,id=ebb,mode=lazy"] if host else []
+    guest = vm.boot(memory_mib=384, cpus=2, devices=devices,
+                    append="panic_on_warn=1 slub_debug=FZPU")
+    vm.insmod(guest, "virtio_ebb", "age_msec=1")
+    with Purger(guest) if host else contextlib.nullcontext():
+        status, output = guest.run(f"volfuzz {'-h' if host else ''} -s {seed} -t {seconds} -p 2",
+                                   300 + 10 * seconds)
+    print(output, counters(guest))
+    assert status == 0, output
+    for line in output.splitlines():
+        found = dict((k, int(v)) for k, v in re.findall(r"(\w+) (\d+)", line))
+        assert all(found[k] for k in ("calls", "refused", "whole", "purged", "SIGBUS")), output
+    assert counters(guest)["strange"] == 0
+    guest.check("rmmod virtio_ebb")

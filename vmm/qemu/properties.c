@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * properties - what QMP sees of a device: mode, statistics, release by hand
+ *
+ *   qom-set PATH mode lazy            how free memory is treated, at any time
+ *   qom-get PATH ebb-stats            what the executor has done
+ *   qom-get PATH ebb-regions          the guest's RAM and its backing
+ *   qom-get PATH guest-stats          the guest's own words
+ *   qom-set PATH release 1073741824   ask the guest for free memory now
+ *   qom-set PATH purge 1073741824     let memory with content go now
+ *
+ * Owns:    nothing.
+ * Thread:  the main thread, with the big lock.
+ * Locks:   none.
+ * Never:   touches a queue.
+ */
+#include "compat.h"
+#include "device.h"
+
+typedef enum EbbMode {
+    EBB_QOM_MODE_AUTO, /* the default of a new device */
+    EBB_QOM_MODE_LAZY,
+    EBB_QOM_MODE_EAGER,
+    EBB_QOM_MODE_OFF,
+    EBB_QOM_MODE_MAX
+} EbbMode;
+
+static const char *const mode_names[] = { [EBB_QOM_MODE_LAZY] = "lazy",
+                                          [EBB_QOM_MODE_EAGER] = "eager",
+                                          [EBB_QOM_MODE_AUTO] = "auto",
+                                          [EBB_QOM_MODE_OFF] = "off",
+                                          NULL };
+
+static const QEnumLookup mode_lookup = {
+    .array = mode_names,
+    .size = EBB_QOM_MODE_MAX,
+};
+
+static const char *const stage_names[] = {
+    [EBB_STAGE_PLENTY] = "plenty",
+    [EBB_STAGE_NEARING] = "nearing",
+    [EBB_STAGE_SHORT] = "short",
+};
+
+static const char *const reason_names[] = {
+    [VIRTIO_EBB_REASON_NONE] = "not-marked-other-bytes",
+    [VIRTIO_EBB_REASON_OFF] = "not-marked-off-bytes",
+    [VIRTIO_EBB_REASON_REST] = "not-marked-rest-bytes",
+    [VIRTIO_EBB_REASON_FRAGMENT] = "not-marked-fragment-bytes",
+    [VIRTIO_EBB_REASON_INHIBITED] = "not-marked-inhibited-bytes",
+    [VIRTIO_EBB_REASON_BACKING] = "not-marked-backing-bytes",
+    [VIRTIO_EBB_REASON_POISON] = "not-marked-poison-bytes",
+    [VIRTIO_EBB_REASON_FAILED] = "not-marked-failed-bytes",
+    [VIRTIO_EBB_REASON_CANCELLED] = "not-marked-cancelled-bytes",
+};
+
+static const char *const guest_names[] = {
+    [VIRTIO_EBB_S_TOTAL] = "total-bytes",
+    [VIRTIO_EBB_S_FREE] = "free-bytes",
+    [VIRTIO_EBB_S_AVAILABLE] = "available-bytes",
+    [VIRTIO_EBB_S_CACHED] = "cached-bytes",
+    [VIRTIO_EBB_S_REPORTED] = "reported-bytes",
+    [VIRTIO_EBB_S_REUSED] = "reused-bytes",
+    [VIRTIO_EBB_S_OOM_EVENTS] = "oom-events",
+    [VIRTIO_EBB_S_FLAGS] = "flags",
+    [VIRTIO_EBB_S_VOLATILE] = "volatile-bytes",
+    [VIRTIO_EBB_S_TAKEN_WHOLE] = "taken-whole-pages",
+    [VIRTIO_EBB_S_TAKEN_PURGED] = "taken-purged-pages",
+};
+
+static uint32_t core_mode(int mode)
+{
+    switch ((EbbMode)mode) {
+    case EBB_QOM_MODE_LAZY:
+        return EBB_MODE_LAZY;
+    case EBB_QOM_MODE_EAGER:
+        return EBB_MODE_EAGER;
+    case EBB_QOM_MODE_AUTO:
+        return EBB_MODE_AUTO;
+    case EBB_QOM_MODE_OFF:
+    case EBB_QOM_MODE_MAX:
+        return EBB_MODE_OFF;
+    }
+    return EBB_MODE_OFF;
+}
+
+static const char *core_mode_name(uint32_t mode)
+{
+    for (int i = 0; i < EBB_QOM_MODE_MAX; i++) {
+        if (core_mode(i) == mode) {
+            return mode_names[i];
+        }
+    }
+    return "unknown";
+}
+
+uint32_t ebb_device_core_mode(EbbDevice *dev)
+{
+    return core_mode(dev->mode);
+}
+
+static int get_mode(Object *obj, Error **errp)
+{
+    return EBB_DEVICE(obj)->mode;
+}
+
+static void set_mode(Object *obj, int mode, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+
+    if (dev->executor) {
+        int ret = ebb_executor_set_mode(dev->executor, core_mode(mode));
+
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "could not set mode '%s'",
+                             mode_names[mode]);
+            return;
+        }
+    }
+    dev->mode = mode;
+}
+
+static bool visit_u64(Visitor *v, const char *name, uint64_t value,
+                      Error **errp)
+{
+    return visit_type_uint64(v, name, &value, errp);
+}
+
+static bool visit_flag(Visitor *v, const char *name, bool value, Error **errp)
+{
+    return visit_type_bool(v, name, &value, errp);
+}
+
+static bool visit_text(Visitor *v, const char *name, const char *value,
+                       Error **errp)
+{
+    char *text = (char *)value;
+
+    return visit_type_str(v, name, &text, errp);
+}
+
+static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
+                           Error **errp)
+{
+    if (!visit_u64(v, "requests", counters->requests, errp) ||
+        !visit_u64(v, "ranges", counters->ranges, errp) ||
+        !visit_u64(v, "violations", counters->violations, errp) ||
+        !visit_u64(v, "marked-bytes", counters->marked_bytes, errp) ||
+        !visit_u64(v, "discarded-bytes", counters->discarded_bytes, errp) ||
+        !visit_u64(v, "purged-seen-bytes", counters->purged_seen_bytes, errp) ||
+        !visit_u64(v, "released-bytes", counters->released_bytes, errp) ||
+        !visit_u64(v, "releases", counters->releases, errp) ||
+        !visit_u64(v, "content-marked-bytes", counters->content_marked_bytes,
+                   errp) ||
+        !visit_u64(v, "content-purged-bytes", counters->content_purged_bytes,
+                   errp) ||
+        !visit_u64(v, "notices", counters->notices, errp) ||
+        !visit_u64(v, "purges", counters->purges, errp) ||
+        !visit_u64(v, "madvise-calls", counters->madvise_calls, errp) ||
+        !visit_u64(v, "madvise-nsec", counters->madvise_nsec, errp)) {
+        return false;
+    }
+    for (int i = 0; i < VIRTIO_EBB_REASON_MAX; i++) {
+        if (!visit_u64(v, reason_names[i], counters->not_marked_bytes[i],
+                       errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool visit_status(Visitor *v, const struct ebb_status *status,
+                         Error **errp)
+{
+    const char *stage = status->stage > 0 && status->stage < EBB_STAGE_MAX
+                            ? stage_names[status->stage]
+                            : "unknown";
+
+    return visit_text(v, "mode", core_mode_name(status->mode), errp) &&
+           visit_text(v, "stage", stage, errp) &&
+           visit_flag(v, "driver", status->driver, errp) &&
+           visit_flag(v, "broken", status->broken, errp) &&
+           visit_flag(v, "inhibited", status->inhibited, errp) &&
+           visit_flag(v, "mergeable", status->mergeable, errp) &&
+           visit_flag(v, "hardened", status->hardened, errp) &&
+           visit_flag(v, "agent-connected", status->connected, errp) &&
+           visit_flag(v, "reporting",
+                      status->guidance.reporting == VIRTIO_EBB_REPORTING_RUN,
+                      errp) &&
+           visit_u64(v, "content-block-bytes", status->content_block_bytes,
+                     errp) &&
+           visit_u64(v, "ram-bytes", status->ram_bytes, errp) &&
+           visit_u64(v, "refused-ram-bytes", status->refused_ram_bytes, errp) &&
+           visit_text(v, "refused-why", status->refused_why ?: "", errp);
+}
+
+static void get_stats(Object *obj, Visitor *v, const char *name, void *opaque,
+                      Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+    struct ebb_status status = {};
+    bool ok;
+
+    if (dev->executor) {
+        ebb_executor_status(dev->executor, &status);
+    }
+    if (!visit_start_struct(v, name, NULL, 0, errp)) {
+        return;
+    }
+    ok = visit_status(v, &status, errp) &&
+         visit_u64(v, "reoffer-generation",
+                   dev->executor ? ebb_device_generation(dev) : 0, errp) &&
+         visit_counters(v, &status.counters, errp) &&
+         visit_check_struct(v, errp);
+    (void)ok; /* errp says it */
+    visit_end_struct(v, NULL);
+}
+
+static void get_guest_stats(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+    struct ebb_status status = {};
+    bool ok;
+
+    if (dev->executor) {
+        ebb_executor_status(dev->executor, &status);
+    }
+    if (!visit_start_struct(v, name, NULL, 0, errp)) {
+        return;
+    }
+    ok = visit_flag(v, "valid", status.guest_valid, errp);
+    for (int i = VIRTIO_EBB_S_TOTAL; ok && i < VIRTIO_EBB_S_MAX; i++) {
+        ok = visit_u64(v, guest_names[i], status.guest.value[i], errp);
+    }
+    if (ok) {
+        visit_check_struct(v, errp);
+    }
+    visit_end_struct(v, NULL);
+}
+
+static char *get_regions(Object *obj, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+
+    return dev->executor ? ebb_ram_describe(&dev->ram) : g_strdup("");
+}
+
+static void set_release(Object *obj, Visitor *v, const char *name, void *opaque,
+                        Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+    uint32_t flags =
+        strcmp(name, "release-anew") == 0 ? VIRTIO_EBB_RELEASE_F_ANEW : 0;
+    uint64_t bytes;
+    int ret;
+
+    if (!visit_type_size(v, name, &bytes, errp)) {
+        return;
+    }
+    if (!dev->executor) {
+        error_setg(errp, "the device is not realized");
+        return;
+    }
+    ret = ebb_executor_release(dev->executor, bytes, flags);
+    switch (ret) {
+    case 0:
+        break;
+    case -EBUSY:
+        error_setg(errp, "a release is under way");
+        break;
+    case -ENODEV:
+        error_setg(errp, "no driver that obeys runs in the guest");
+        break;
+    case -EPERM:
+        error_setg(errp, "mode is 'off', so nothing would be given back");
+        break;
+    default:
+        error_setg_errno(errp, -ret, "could not ask the guest");
+        break;
+    }
+}
+
+static void set_purge(Object *obj, Visitor *v, const char *name, void *opaque,
+                      Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+    uint64_t bytes;
+    int ret;
+
+    if (!visit_type_size(v, name, &bytes, errp)) {
+        return;
+    }
+    if (!dev->executor) {
+        error_setg(errp, "the device is not realized");
+        return;
+    }
+    ret = ebb_executor_purge(dev->executor, bytes);
+    if (ret == -EBUSY) {
+        error_setg(errp, "a purge is under way");
+    } else if (ret == -EPERM) {
+        error_setg(errp, "mode is 'off', or the machine stands still or is "
+                         "being copied");
+    } else if (ret < 0) {
+        error_setg_errno(errp, -ret, "could not purge");
+    }
+}
+
+static const char *const own_properties[] = {
+    "mode",    "ebb-stats",    "guest-stats", "ebb-regions",
+    "release", "release-anew", "purge",
+};
+
+void ebb_device_add_class_properties(ObjectClass *class)
+{
+    object_class_property_add_enum(class, "mode", "EbbMode", &mode_lookup,
+                                   get_mode, set_mode);
+    object_class_property_set_description(
+        class, "mode",
+        "how free memory is treated: lazy, eager, auto (default), off");
+    object_class_property_add(class, "ebb-stats", "EbbStats", get_stats, NULL,
+                              NULL, NULL);
+    object_class_property_add(class, "guest-stats", "EbbGuestStats",
+                              get_guest_stats, NULL, NULL, NULL);
+    object_class_property_add_str(class, "ebb-regions", get_regions, NULL);
+    object_class_property_add(class, "release", "size", NULL, set_release, NULL,
+                              NULL);
+    object_class_property_set_description(
+        class, "release", "ask the guest for so many bytes of free memory now");
+    object_class_property_add(class, "release-anew", "size", NULL, set_release,
+                              NULL, NULL);
+    object_class_property_set_description(
+        class, "release-anew", "the same, with what was reported before");
+    object_class_property_add(class, "purge", "size", NULL, set_purge, NULL,
+                              NULL);
+    object_class_property_set_description(
+        class, "purge",
+        "let the host take so many bytes of memory with content now");
+    object_class_property_set_description(
+        class, "agent",
+        "ebbd's socket (default /run/ebb/ebbd.sock; empty: none)");
+    object_class_property_set_description(
+        class, "label",
+        "name of this guest for people (default: QEMU's -name)");
+}
+
+void ebb_device_alias_property(Object *proxy, Object *device, const char *name)
+{
+    /* Newer QEMUs alias properties of the class by themselves. */
+    if (!object_property_find(proxy, name)) {
+        object_property_add_alias(proxy, name, device, name);
+    }
+}
+
+void ebb_device_alias_properties(Object *proxy, Object *device)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(own_properties); i++) {
+        ebb_device_alias_property(proxy, device, own_properties[i]);
+    }
+}
