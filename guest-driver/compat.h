@@ -2,7 +2,9 @@
 /*
  * compat.h - what depends on the kernel's version or configuration
  *
- * Every test of either kind in this driver lives here.
+ * Every test of either kind in this driver lives here. Built and run: 6.1, 6.12 and 7.2
+ * (tests/kernels/run). What changed somewhere between two of them may have a version here that
+ * is a little off.
  */
 #ifndef EBB_COMPAT_H
 #define EBB_COMPAT_H
@@ -11,12 +13,17 @@
 #include <linux/mm.h>
 #include <linux/page_reporting.h>
 #include <linux/pagemap.h>
-#include <linux/pagevec.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/version.h>
+#include <linux/virtio_config.h>
 #include <linux/vmstat.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#include <linux/folio_batch.h>
+#else
+#include <linux/pagevec.h>
+#endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "virtio_ebb needs Linux 6.1 or newer"
@@ -57,6 +64,27 @@ static inline u64 ebb_page_cache_pages(void)
 	return pages > swap_pages ? pages - swap_pages : 0;
 }
 
+/* At most so many queues. */
+#define EBB_VQS_MAX 4
+
+static inline int ebb_virtio_find_vqs(struct virtio_device *vdev, unsigned int count,
+				      struct virtqueue *vqs[], vq_callback_t *callbacks[],
+				      const char *const names[])
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+	struct virtqueue_info infos[EBB_VQS_MAX] = {};
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		infos[i].name = names[i];
+		infos[i].callback = callbacks[i];
+	}
+	return virtio_find_vqs(vdev, count, vqs, infos, NULL);
+#else
+	return virtio_find_vqs(vdev, count, vqs, callbacks, names, NULL);
+#endif
+}
+
 /* Of a fault handler that may retry: let go of the area. */
 static inline void ebb_release_fault_lock(struct vm_fault *vmf)
 {
@@ -71,12 +99,21 @@ static inline void ebb_release_fault_lock(struct vm_fault *vmf)
 static inline unsigned long ebb_find_area(struct file *file, unsigned long addr, unsigned long len,
 					  unsigned long pgoff, unsigned long flags)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
 	return mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags);
 #else
 	return current->mm->get_unmapped_area(file, addr, len, pgoff, flags);
 #endif
 }
+
+/* For the memory of files, which is not reserved ahead. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#define EBB_NORESERVE mk_vma_flags(VMA_NORESERVE_BIT)
+#else
+#define EBB_NORESERVE VM_NORESERVE
+#endif
 
 /* Pages that this processor is about to put on a list have a reference of it. */
 static inline void ebb_drain_this_cpu(void)
@@ -100,6 +137,33 @@ static inline struct folio *ebb_get_folio(struct address_space *mapping, pgoff_t
 	struct folio *folio = filemap_get_folio(mapping, index);
 
 	return IS_ERR(folio) ? NULL : folio;
+}
+
+/* Of an area that is being made. */
+static inline void ebb_vma_set_flags(struct vm_area_struct *vma, unsigned long flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+}
+
+/*
+ * Is this very page in a page table? Under the folio's lock no new entry comes. A kernel that
+ * counts for whole folios alone says so for all pages of one that is mapped anywhere.
+ */
+static inline bool ebb_page_is_mapped(struct folio *folio, struct page *page)
+{
+	if (!folio_test_large(folio) || !folio_mapped(folio))
+		return folio_mapped(folio);
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+	return page_mapcount(page) > 0;
+#elif !IS_ENABLED(CONFIG_NO_PAGE_MAPCOUNT)
+	return folio_entire_mapcount(folio) > 0 || atomic_read(&page->_mapcount) >= 0;
+#else
+	return true;
+#endif
 }
 
 /* The end of what pfn_to_online_page() may know. */

@@ -50,6 +50,9 @@ static int ebb_mmap(struct file *file, struct vm_area_struct *vma)
 	vma_set_file(vma, obj->file);
 	ebb_opener_get(opener);
 	vma->vm_private_data = opener;
+	/* A huge page that is mapped as one after a mark would hide touches. */
+	if (obj->kind == EBB_KIND_CONTENT_FREE)
+		ebb_vma_set_flags(vma, VM_NOHUGEPAGE);
 	vma->vm_ops = &ebb_vm_ops;
 	return 0;
 }
@@ -137,8 +140,7 @@ static int ebb_ioctl_volatile(struct ebb_opener *opener, const struct ebb_range 
 		ebb_object_count(obj);
 		/* A touch after this ends volatility without another word: it must be seen. */
 		if (obj->kind == EBB_KIND_CONTENT_FREE)
-			unmap_mapping_range(ebb_mapping(obj), (loff_t)first << PAGE_SHIFT,
-					    (loff_t)(last - first + 1) << PAGE_SHIFT, 0);
+			ebb_unmap_marked(obj, first, last);
 		ebb_object_marked(obj);
 	}
 	mutex_unlock(&obj->lock);
@@ -359,7 +361,6 @@ static const struct file_operations ebb_fops = {
 	.get_unmapped_area = ebb_get_unmapped_area,
 	.read = ebb_read,
 	.poll = ebb_poll,
-	.llseek = no_llseek,
 };
 
 /* ---- /sys/class/misc/ebb/counters: pages, since the module was loaded ---- */

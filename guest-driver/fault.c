@@ -31,9 +31,12 @@ static bool ebb_pages_are_special(struct ebb_opener *opener, pgoff_t first, pgof
 	return find_next_bit(opener->lost, end, first) < end;
 }
 
+/* Of a content-free object also what is marked: a touch ends that. */
 static bool ebb_page_is_special(struct ebb_opener *opener, pgoff_t index)
 {
-	return ebb_pages_are_special(opener, index, index + 1);
+	return ebb_pages_are_special(opener, index, index + 1) ||
+	       (opener->obj->kind == EBB_KIND_CONTENT_FREE &&
+		ebb_spans_has(ebb_spans_of(opener), index));
 }
 
 static bool ebb_folio_is_special(struct ebb_opener *opener, struct folio *folio)
@@ -131,9 +134,7 @@ static vm_fault_t ebb_fault(struct vm_fault *vmf)
 	if (index >= obj->pages)
 		return VM_FAULT_SIGBUS;
 	for (;;) {
-		if (ebb_page_is_special(opener, index) ||
-		    (obj->kind == EBB_KIND_CONTENT_FREE &&
-		     ebb_spans_has(ebb_spans_of(opener), index))) {
+		if (ebb_page_is_special(opener, index)) {
 			result = ebb_fault_settle(vmf, opener);
 			if (result)
 				return result;
@@ -157,6 +158,38 @@ static vm_fault_t ebb_fault(struct vm_fault *vmf)
 	}
 	vmf->page = page;
 	return VM_FAULT_LOCKED;
+}
+
+/*
+ * A range of a content-free object has been marked: unmap it, since each touch from now on has to
+ * come here. Who looked before the mark and maps the page just now holds its lock meanwhile.
+ */
+void ebb_unmap_marked(struct ebb_object *obj, pgoff_t first, pgoff_t last)
+{
+	struct address_space *mapping = ebb_mapping(obj);
+	XA_STATE(xas, &mapping->i_pages, first);
+	struct folio *folio;
+	pgoff_t index;
+	void *entry;
+
+	unmap_mapping_pages(mapping, first, last - first + 1, false);
+	for (index = first; index <= last; index = xas.xa_index + 1) {
+		rcu_read_lock();
+		xas_set(&xas, index);
+		xas_for_each(&xas, entry, last)
+			if (!xas_retry(&xas, entry) && !xa_is_value(entry) &&
+			    folio_test_locked(entry))
+				break;
+		rcu_read_unlock();
+		if (!entry)
+			break;
+		folio = ebb_get_folio(mapping, xas.xa_index);
+		if (!folio)
+			continue;
+		folio_wait_locked(folio);
+		unmap_mapping_pages(mapping, folio->index, folio_nr_pages(folio), false);
+		folio_put(folio);
+	}
 }
 
 static void ebb_vm_open(struct vm_area_struct *vma)

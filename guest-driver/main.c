@@ -153,7 +153,8 @@ static int ebb_find_vqs(struct ebb_device *ebb)
 	struct virtqueue *vqs[VIRTIO_EBB_VQ_MAX];
 	int err;
 
-	err = virtio_find_vqs(ebb->vdev, VIRTIO_EBB_VQ_MAX, vqs, callbacks, names, NULL);
+	BUILD_BUG_ON(VIRTIO_EBB_VQ_MAX > EBB_VQS_MAX);
+	err = ebb_virtio_find_vqs(ebb->vdev, VIRTIO_EBB_VQ_MAX, vqs, callbacks, names);
 	if (err)
 		return err;
 	if (virtqueue_get_vring_size(vqs[VIRTIO_EBB_VQ_REPORT]) < EBB_REPORT_ENTRIES) {

@@ -63,9 +63,9 @@ static struct file *ebb_backing_file(u64 bytes)
 	struct file *file;
 
 	if (ebb_mount)
-		file = shmem_file_setup_with_mnt(ebb_mount, "dev/ebb", bytes, VM_NORESERVE);
+		file = shmem_file_setup_with_mnt(ebb_mount, "dev/ebb", bytes, EBB_NORESERVE);
 	else
-		file = shmem_file_setup("dev/ebb", bytes, VM_NORESERVE);
+		file = shmem_file_setup("dev/ebb", bytes, EBB_NORESERVE);
 	if (IS_ERR(file))
 		return file;
 	if (!ebb_backing_fops.owner) {

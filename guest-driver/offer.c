@@ -150,24 +150,38 @@ static bool ebb_folio_isolate(struct ebb_object *obj, struct folio *folio)
 	return !folio_mapped(folio) && folio_ref_count(folio) == folio_nr_pages(folio) + ours;
 }
 
-/* Arm what lies in [*next, last] of a folio, until the batch is full; false: it is held. */
-static bool ebb_arm_folio(struct ebb_object *obj, struct ebb_chunk *chunk, struct folio *folio,
-			  pgoff_t *next, pgoff_t last, u64 epoch)
+/* From index on, the first page in a chunk that is to be armed; behind last: there is none. */
+static pgoff_t ebb_next_to_arm(struct ebb_object *obj, pgoff_t index, pgoff_t last,
+			       const unsigned long *touched)
 {
+	while (index <= last && (test_bit(index, obj->offered) || test_bit(index, obj->purged) ||
+				 test_bit(index & (EBB_CHUNK_PAGES - 1), touched)))
+		index++;
+	return index;
+}
+
+/*
+ * Arm what lies in [*next, last] of a folio and was not touched, until the batch is full; false:
+ * it is held.
+ */
+static bool ebb_arm_folio(struct ebb_object *obj, struct ebb_chunk *chunk, struct folio *folio,
+			  pgoff_t *next, pgoff_t last, u64 epoch, const unsigned long *touched)
+{
+	struct page *page;
 	pgoff_t index;
 
 	if (folio->mapping != ebb_mapping(obj) || !folio_test_uptodate(folio) ||
 	    folio_test_writeback(folio) || folio_test_mlocked(folio) || folio_test_hwpoison(folio))
 		return false;
-	if (!ebb_folio_isolate(obj, folio))
-		return false;
 	last = min(last, folio->index + folio_nr_pages(folio) - 1);
-	for (index = *next; index <= last && !ebb_batch_is_full(&ebb_batch); index++) {
-		if (test_bit(index, obj->offered) || test_bit(index, obj->purged))
-			continue;
-		ebb_arm_page(obj, chunk, index, folio_page(folio, index - folio->index));
-		ebb_batch_add(&ebb_batch, obj, chunk, index,
-			      folio_page(folio, index - folio->index), epoch);
+	index = ebb_next_to_arm(obj, *next, last, touched);
+	if (index <= last && !ebb_folio_isolate(obj, folio))
+		return false;
+	for (; index <= last && !ebb_batch_is_full(&ebb_batch);
+	     index = ebb_next_to_arm(obj, index + 1, last, touched)) {
+		page = folio_page(folio, index - folio->index);
+		ebb_arm_page(obj, chunk, index, page);
+		ebb_batch_add(&ebb_batch, obj, chunk, index, page, epoch);
 	}
 	*next = index;
 	return true;
@@ -216,33 +230,43 @@ static pgoff_t ebb_unmap_ahead(struct ebb_object *obj, pgoff_t index, pgoff_t la
 }
 
 /*
- * A page of a content-free object that is mapped was touched since its mark, which unmapped it:
- * it is non-volatile.
+ * A page of a content-free object that is mapped was touched since its mark, which unmapped it
+ * (MADV_COLLAPSE maps what nobody touched): it is non-volatile. Noted in a bit for each page of
+ * the chunk; false: that could not be noted for good.
  */
-static bool ebb_was_touched(struct ebb_object *obj, struct folio *folio, pgoff_t first,
-			    pgoff_t last)
+static bool ebb_note_touched(struct ebb_object *obj, struct folio *folio, pgoff_t first,
+			     pgoff_t last, unsigned long *touched)
 {
 	struct ebb_opener *opener;
+	pgoff_t index;
+	int err = 0;
 
+	bitmap_zero(touched, EBB_CHUNK_PAGES);
 	if (obj->kind != EBB_KIND_CONTENT_FREE || !folio_mapped(folio))
-		return false;
+		return true;
 	last = min(last, folio->index + folio_nr_pages(folio) - 1);
-	ebb_spans_clear(&obj->global, first, last);
-	list_for_each_entry(opener, &obj->openers, list)
-		ebb_spans_clear(&opener->own, first, last);
+	for (index = first; index <= last; index++) {
+		if (!ebb_page_is_mapped(folio, folio_page(folio, index - folio->index)))
+			continue;
+		__set_bit(index & (EBB_CHUNK_PAGES - 1), touched);
+		err |= ebb_spans_clear(&obj->global, index, index);
+		list_for_each_entry(opener, &obj->openers, list)
+			err |= ebb_spans_clear(&opener->own, index, index);
+	}
 	ebb_object_count(obj);
-	return true;
+	return !err;
 }
 
 /* False: the folio is held by somebody. */
 static bool ebb_arm_or_pass(struct ebb_object *obj, struct ebb_chunk *chunk, struct folio *folio,
 			    pgoff_t *next, pgoff_t last, u64 epoch)
 {
+	DECLARE_BITMAP(touched, EBB_CHUNK_PAGES);
 	bool done = false;
 
 	if (folio_trylock(folio)) {
-		done = ebb_was_touched(obj, folio, *next, last) ||
-		       ebb_arm_folio(obj, chunk, folio, next, last, epoch);
+		done = ebb_note_touched(obj, folio, *next, last, touched) &&
+		       ebb_arm_folio(obj, chunk, folio, next, last, epoch, touched);
 		folio_unlock(folio);
 	}
 	return done;

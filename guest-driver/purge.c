@@ -91,29 +91,36 @@ static void ebb_purge_folio(struct ebb_run *run, pgoff_t first, pgoff_t last)
 
 /*
  * Of a huge page only a part is to go. That frees nothing, so only who asked for it by name gets
- * it: zeros in place.
+ * it: zeros in place. What is mapped of a content-free object was touched since its mark.
  */
 static u64 ebb_purge_part(struct ebb_object *obj, struct folio *folio, pgoff_t first, pgoff_t last)
 {
+	bool content_free = obj->kind == EBB_KIND_CONTENT_FREE;
+	struct page *page;
+	u64 pages = 0;
 	pgoff_t index;
 
 	folio_lock(folio);
-	if (folio->mapping != ebb_mapping(obj) ||
-	    (obj->kind == EBB_KIND_CONTENT_FREE && folio_mapped(folio))) {
+	if (folio->mapping != ebb_mapping(obj)) {
 		folio_unlock(folio);
 		return 0;
 	}
+	if (!content_free)
+		unmap_mapping_pages(ebb_mapping(obj), first, last - first + 1, false);
 	for (index = first; index <= last; index++) {
+		page = folio_page(folio, index - folio->index);
+		if (content_free && ebb_page_is_mapped(folio, page))
+			continue;
 		set_bit(index, obj->purged);
 		if (test_bit(index, obj->offered))
 			ebb_drop_page(obj, index);
+		clear_highpage(page);
+		pages++;
 	}
-	unmap_mapping_pages(ebb_mapping(obj), first, last - first + 1, false);
-	for (index = first; index <= last; index++)
-		clear_highpage(folio_page(folio, index - folio->index));
 	folio_unlock(folio);
-	ebb_events_purged(obj, first, last);
-	return last - first + 1;
+	if (pages)
+		ebb_events_purged(obj, first, last);
+	return pages;
 }
 
 /* PURGE: all that there is in a volatile range of which nothing is in flight. */

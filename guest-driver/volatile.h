@@ -176,6 +176,7 @@ static inline void ebb_object_count(struct ebb_object *obj)
 }
 
 /* fault.c */
+void ebb_unmap_marked(struct ebb_object *obj, pgoff_t first, pgoff_t last);
 extern const struct vm_operations_struct ebb_vm_ops;
 
 /* offer.c */

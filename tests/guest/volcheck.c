@@ -203,6 +203,78 @@ static void check_content_free(void)
 	CHECK(unmark(obj.fd, 2 * PAGE, 2 * PAGE) == 0);
 }
 
+static bool objects_are_huge(void)
+{
+	int fd = open("/sys/module/virtio_ebb/parameters/huge", O_RDONLY);
+	char answer = 0;
+
+	CHECK(fd >= 0 && read(fd, &answer, 1) == 1);
+	close(fd);
+	return answer == 'Y';
+}
+
+static size_t shmem_huge_kib(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	char line[128];
+	size_t kib = 0;
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		sscanf(line, "ShmemHugePages: %zu", &kib);
+	fclose(file);
+	return kib;
+}
+
+/* Huge pages of which a part is in use: each page is for itself. */
+static void check_content_free_huge(void)
+{
+	struct object obj = create(1024, EBB_KIND_CONTENT_FREE);
+
+	fill(&obj, 5);
+	CHECK(!objects_are_huge() || shmem_huge_kib() >= 4096);
+	CHECK(mark(obj.fd, 0, obj.bytes) == 0);
+	obj.at[3 * PAGE] = 77;
+	CHECK(obj.at[700 * PAGE] == (((5 + 700) | 1) & 0xff));
+	CHECK(query(&obj).volatile_pages == 1022);
+	CHECK(purge(obj.fd, 0, obj.bytes) == 0);
+	CHECK(query(&obj).purged_pages == 1022);
+	for (size_t page = 0; page < 1024; page++)
+		CHECK(page == 3	    ? obj.at[3 * PAGE] == 77 && obj.at[3 * PAGE + 1] == 9
+		      : page == 700 ? is_filled(&obj, 700, 5)
+				    : is_zero(&obj, page));
+
+	/* Pages that were never marked stay as well, mapped or not. */
+	fill(&obj, 6);
+	CHECK(mark(obj.fd, PAGE, 600 * PAGE) == 0);
+	CHECK(purge(obj.fd, PAGE, 100 * PAGE) == 0);
+	CHECK(query(&obj).purged_pages == 100);
+	for (size_t page = 0; page < 1024; page++)
+		CHECK(page >= 1 && page <= 100 ? is_zero(&obj, page) : is_filled(&obj, page, 6));
+}
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* A program that maps pages without a touch: what is written then is seen all the same. */
+static void check_content_free_collapse(void)
+{
+	struct object obj = create(1024, EBB_KIND_CONTENT_FREE);
+
+	fill(&obj, 7);
+	CHECK(madvise(obj.at, obj.bytes, MADV_COLLAPSE) == -1);
+	CHECK(mark(obj.fd, 0, obj.bytes) == 0);
+	CHECK(madvise(obj.at, obj.bytes, MADV_HUGEPAGE) == 0);
+	madvise(obj.at, obj.bytes, MADV_COLLAPSE);
+	memset(obj.at + 9 * PAGE, 33, PAGE);
+	usleep(50000); /* offered meanwhile, or not */
+	CHECK(purge(obj.fd, 0, obj.bytes) == 0);
+	CHECK(obj.at[9 * PAGE] == 33 && obj.at[10 * PAGE - 1] == 33);
+	for (size_t page = 0; page < 1024; page++)
+		CHECK(page == 9 || is_zero(&obj, page) || is_filled(&obj, page, 7));
+}
+
 static void check_events(void)
 {
 	struct object obj = create(16, EBB_KIND_EXPLICIT);
@@ -556,6 +628,8 @@ static const struct check checks[] = {
 	{ "mark-touches-nothing", check_mark_touches_nothing },
 	{ "optimistic", check_optimistic },
 	{ "content-free", check_content_free },
+	{ "content-free-huge", check_content_free_huge },
+	{ "content-free-collapse", check_content_free_collapse },
 	{ "events", check_events },
 	{ "join", check_join },
 	{ "told-to-each", check_told_to_each },

@@ -162,6 +162,9 @@ MUTANTS = [
         ("guest-driver/fault.c", "kind == EBB_KIND_CONTENT_FREE || ebb_folio_is_special(",
          "kind > EBB_KIND_CONTENT_FREE || ebb_folio_is_special(")],
      ["vm test_libebb.py::test_library[device]"]),
+    ("3", "pages of a content-free object that a program maps without a touch count as untouched", [
+        ("guest-driver/compat.h", "return page_mapcount(page) > 0;", "return false;")],
+     ["vm test_volatile.py::test_semantics[none]"]),
     ("9", "a guest that is short is asked all the same", [
         ("guest-driver/report.c", "return may && !is_short;", "return may;")],
      ["vm test_driver.py::test_a_guest_that_is_short_is_left_alone"]),
