@@ -432,7 +432,9 @@ static __attribute__((noreturn)) void work(const char *disk)
 	open_files(disk);
 	take_number();
 	random_state = mix(seed) ^ mix(worker + 1);
-	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
+	/* What was to be spoiled is, also by one that is told to end at once. */
+	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED) ||
+	       __atomic_load_n(&shared->spoil, __ATOMIC_RELAXED)) {
 		/* Mostly with the tide. */
 		if (next_random(8) == 0)
 			goal = next_random(16) ? tide_goal() : next_random(nr_blocks + 1);

@@ -32,6 +32,7 @@ class Lab:
         self.with_ebb = not args.without_ebb
         self.nr_guests = args.guests
         self.memory_mib = args.memory
+        self.spoil = args.spoil
         self.keep = args.logs and pathlib.Path(args.logs).resolve()
         self.stack = contextlib.ExitStack()
         self.subjects = []
@@ -79,6 +80,7 @@ class Lab:
             front, merge, may_merge = ROLES[index % len(ROLES)]
             one = subject.Subject(self, index, front if self.with_ebb else "none", merge,
                                   may_merge)
+            one.spoil = self.spoil and index == 0
             self.subjects.append(one)
             self.stack.callback(one.close)
             one.begin_boot()

@@ -43,6 +43,7 @@ class Subject:
         self.booting = None
         self.boot_error = None
         self.ram = None
+        self.spoil = False  # the program is to change one bit, after each boot
         self.rising = False  # the program has just begun to want all memory back
         self.bad_lines = []
         self.before = collections.Counter()  # of the program's runs that are over
@@ -107,6 +108,8 @@ class Subject:
             self.program = self.guest.spawn(
                 f"exec torture -s {seed} -S {common} -g {self.index + 1} -m {mib} -w {WORKERS} "
                 f"-d /dev/vda -c {80 if self.merge else 20}")
+            if self.spoil:
+                self.tell("spoil")
         except (AssertionError, KeyError, OSError) as e:
             self.boot_error = e
 
