@@ -68,17 +68,18 @@ class Executor:
         self._send(MSG_POLICY, struct.pack("<II", MODE_AUTO, STAGES[name]))
 
     def release(self, size_bytes, anew=False):
-        """Ask for so many bytes and wait until they are the host's. Returns (seconds, bytes)."""
+        """Ask for so many bytes and wait for the answer. Returns (seconds, bytes, usec): until it
+        came, and until the last of the bytes was the host's, as the executor says."""
         self.releases += 1
         start = time.monotonic()
         self._send(MSG_RELEASE, struct.pack("<QQII", self.releases, size_bytes,
                                             RELEASE_ANEW if anew else 0, 0))
         body = self._receive(MSG_RELEASE_DONE)
         seconds = time.monotonic() - start
-        number, _, discarded, _, status, _ = struct.unpack("<QQQQII", body)
+        number, _, discarded, usec, status, _ = struct.unpack("<QQQQII", body)
         if number != self.releases or status not in RELEASE_OK:
             raise RuntimeError(f"{self.name}: release {number} ended with status {status}")
-        return seconds, discarded
+        return seconds, discarded, usec
 
     def close(self):
         self.peer.close()

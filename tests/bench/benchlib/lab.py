@@ -92,10 +92,11 @@ class Lab:
 
     @contextlib.contextmanager
     def boot(self, name, pages, memory_mib, *, ebb=False, modules=(), parameters="",
-             extra=(), **options):
-        """A guest that has come up; ended when the with block is left."""
+             extra=(), quick_zeroing=True, **options):
+        """A guest that has come up; ended when the with block is left. quick_zeroing: on an
+        emulated processor without what is slow there; else as QEMU emulates it."""
         binary = self.need("vmm/qemu/qemu-system-x86_64-ebb") if ebb else "qemu-system-x86_64"
-        cpu = TCG_CPU if guest_mod.accelerator() == "tcg" else []
+        cpu = TCG_CPU if quick_zeroing and guest_mod.accelerator() == "tcg" else []
         with host_pages(pages):
             guest = guest_mod.Guest(binary=binary, kernel=self.kernel, initrd=self.initrd,
                                     log_dir=self.work / name, memory_mib=memory_mib,
