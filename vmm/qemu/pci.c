@@ -60,7 +60,7 @@ static void balloon_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
 
 EBB_PROPERTIES(pci_properties) = {
     DEFINE_PROP_BIT("ioeventfd", VirtIOPCIProxy, flags,
-                    VIRTIO_PCI_FLAG_USE_IOEVENTFD_BIT, true),
+                    VIRTIO_PCI_FLAG_USE_IOEVENTFD_BIT, false),
     DEFINE_PROP_UINT32("vectors", VirtIOPCIProxy, nvectors,
                        DEV_NVECTORS_UNSPECIFIED),
     EBB_PROPERTIES_END
