@@ -139,6 +139,39 @@ static inline struct folio *ebb_get_folio(struct address_space *mapping, pgoff_t
 	return IS_ERR(folio) ? NULL : folio;
 }
 
+/*
+ * Linux 6.18 and newer map all of a file's folio that a fault has returned a page of. There a page
+ * that is to be mapped alone has to be mapped here, and so has a huge page in an area that is
+ * closed to MADV_COLLAPSE. The folio is locked. 0: not here.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+static inline vm_fault_t ebb_map_one(struct vm_fault *vmf, struct page *page)
+{
+	return vmf_insert_page_mkwrite(vmf, page, vmf->flags & FAULT_FLAG_WRITE);
+}
+
+static inline vm_fault_t ebb_map_huge(struct vm_fault *vmf, struct folio *folio)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long start = vmf->address & PMD_MASK;
+
+	if (folio_order(folio) != PMD_ORDER || !pmd_none(*vmf->pmd) || start < vma->vm_start ||
+	    start + PMD_SIZE > vma->vm_end || linear_page_index(vma, start) != folio->index)
+		return 0;
+	return vmf_insert_folio_pmd(vmf, folio, vmf->flags & FAULT_FLAG_WRITE);
+}
+#else
+static inline vm_fault_t ebb_map_one(struct vm_fault *vmf, struct page *page)
+{
+	return 0;
+}
+
+static inline vm_fault_t ebb_map_huge(struct vm_fault *vmf, struct folio *folio)
+{
+	return 0;
+}
+#endif
+
 /* Of an area that is being made. */
 static inline void ebb_vma_set_flags(struct vm_area_struct *vma, unsigned long flags)
 {

@@ -50,9 +50,8 @@ static int ebb_mmap(struct file *file, struct vm_area_struct *vma)
 	vma_set_file(vma, obj->file);
 	ebb_opener_get(opener);
 	vma->vm_private_data = opener;
-	/* A huge page that is mapped as one after a mark would hide touches. */
-	if (obj->kind == EBB_KIND_CONTENT_FREE)
-		ebb_vma_set_flags(vma, VM_NOHUGEPAGE);
+	/* MADV_COLLAPSE would map, without a touch, what is volatile or was purged. */
+	ebb_vma_set_flags(vma, VM_NOHUGEPAGE);
 	vma->vm_ops = &ebb_vm_ops;
 	return 0;
 }

@@ -104,60 +104,77 @@ static vm_fault_t ebb_fault_settle(struct vm_fault *vmf, struct ebb_opener *open
 }
 
 /*
- * A huge page of which a part is offered or purged must not be mapped as one, nor any of a
- * content-free object: the first touch of each page after a mark must come here. Where a page
- * table is there already it is not; apply_to_page_range() makes one.
+ * A large folio of which a part is offered or purged must not be mapped whole, nor any of a
+ * content-free object: the first touch of each page after a mark must come here.
  */
+static bool ebb_fault_is_for_one(struct ebb_opener *opener, struct folio *folio)
+{
+	return folio_test_large(folio) &&
+	       (opener->obj->kind == EBB_KIND_CONTENT_FREE || ebb_folio_is_special(opener, folio));
+}
+
+/* Where a page table is there already no huge page is mapped; apply_to_page_range() makes one. */
 static int ebb_no_touch(pte_t *pte, unsigned long address, void *unused)
 {
 	return 0;
 }
 
-static bool ebb_fault_needs_table(struct vm_fault *vmf, struct ebb_opener *opener,
-				  struct folio *folio)
+/*
+ * The page is in hand, its folio locked and in its place. 0: it is not to be mapped, or not yet:
+ * look again.
+ */
+static vm_fault_t ebb_fault_map(struct vm_fault *vmf, struct ebb_opener *opener, struct page *page)
 {
-	return folio_test_large(folio) && pmd_none(*vmf->pmd) &&
-	       (opener->obj->kind == EBB_KIND_CONTENT_FREE || ebb_folio_is_special(opener, folio));
+	struct folio *folio = page_folio(page);
+	bool for_one = ebb_fault_is_for_one(opener, folio), needs_table;
+	vm_fault_t result = 0;
+
+	needs_table = for_one && pmd_none(*vmf->pmd);
+	if (!ebb_page_is_special(opener, vmf->pgoff)) {
+		result = for_one ? ebb_map_one(vmf, page) : ebb_map_huge(vmf, folio);
+		if (!result && !needs_table) {
+			vmf->page = page;
+			return VM_FAULT_LOCKED;
+		}
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+	if (!result && needs_table &&
+	    apply_to_page_range(vmf->vma->vm_mm, vmf->address & PAGE_MASK, PAGE_SIZE, ebb_no_touch,
+				NULL))
+		result = VM_FAULT_OOM;
+	return result;
 }
 
 static vm_fault_t ebb_fault(struct vm_fault *vmf)
 {
 	struct ebb_opener *opener = vmf->vma->vm_private_data;
-	struct ebb_object *obj = opener->obj;
-	struct address_space *mapping = ebb_mapping(obj);
+	struct address_space *mapping = ebb_mapping(opener->obj);
 	pgoff_t index = vmf->pgoff;
+	vm_fault_t result = 0;
 	struct folio *folio;
 	struct page *page;
-	vm_fault_t result;
-	bool needs_table;
 
-	if (index >= obj->pages)
+	if (index >= opener->obj->pages)
 		return VM_FAULT_SIGBUS;
-	for (;;) {
-		if (ebb_page_is_special(opener, index)) {
+	while (!result) {
+		if (ebb_page_is_special(opener, index))
 			result = ebb_fault_settle(vmf, opener);
-			if (result)
-				return result;
-		}
+		if (result)
+			break;
 		page = shmem_read_mapping_page_gfp(mapping, index, mapping_gfp_mask(mapping));
 		if (IS_ERR(page))
 			return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 		folio = page_folio(page);
 		folio_lock(folio);
-		needs_table = false;
-		if (folio->mapping == mapping && !ebb_page_is_special(opener, index)) {
-			needs_table = ebb_fault_needs_table(vmf, opener, folio);
-			if (!needs_table)
-				break;
+		if (folio->mapping == mapping) {
+			result = ebb_fault_map(vmf, opener, page);
+		} else {
+			folio_unlock(folio);
+			folio_put(folio);
 		}
-		folio_unlock(folio);
-		folio_put(folio);
-		if (needs_table && apply_to_page_range(vmf->vma->vm_mm, vmf->address & PAGE_MASK,
-						       PAGE_SIZE, ebb_no_touch, NULL))
-			return VM_FAULT_OOM;
 	}
-	vmf->page = page;
-	return VM_FAULT_LOCKED;
+	return result;
 }
 
 /*

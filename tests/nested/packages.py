@@ -45,17 +45,19 @@ def _of_suite_deb822(text, suite, wanted):
 
 class Apt:
     """suite None: the machine's own sources as they are. Else those of its release, with this
-    suite in place of the release's name."""
+    suite in place of the release's name; beside: the machine's own as well."""
 
-    def __init__(self, work, suite=None):
+    def __init__(self, work, suite=None, beside=False):
         self.work = work
         for name in ("sources", "lists/partial", "cache/archives/partial"):
             (work / name).mkdir(parents=True, exist_ok=True)
         (work / "status").write_text("")  # nothing is installed: all that is needed is downloaded
         self._copy_sources(suite)
+        if suite and beside:
+            self._copy_sources(None, "own-")
         self.run("apt-get", "update")
 
-    def _copy_sources(self, suite):
+    def _copy_sources(self, suite, prefix=""):
         lists = [APT_DIR / "sources.list", *APT_DIR.glob("sources.list.d/*.list")]
         stanzas = list(APT_DIR.glob("sources.list.d/*.sources"))
         written = 0
@@ -66,7 +68,7 @@ class Apt:
             if suite:
                 text = change(text, codename(), suite)
             if text.strip():
-                (self.work / "sources" / path.name).write_text(text)
+                (self.work / "sources" / (prefix + path.name)).write_text(text)
                 written += 1
         if not written:
             raise PackageError(f"the package sources in {APT_DIR} have no line for {codename()}")

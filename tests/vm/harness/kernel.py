@@ -72,8 +72,11 @@ def load_order(available, wanted):
 
 
 def fetch():
-    """Download and unpack the kernel unless the cache has it."""
+    """Download and unpack the kernel unless the cache has it; EBB_GUEST_KERNEL may be a directory
+    with one unpacked already."""
     package = wanted_package()
+    if os.path.isabs(package):
+        return Kernel(pathlib.Path(package))
     folder = cache_dir() / "kernel"
     folder.mkdir(exist_ok=True)
     target = folder / package
