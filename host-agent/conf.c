@@ -79,6 +79,7 @@ static const struct number_key {
 	NUMBER("ebbd", max_connections, 1, 65536),
 	NUMBER("ebbd", max_connections_per_uid, 1, 65536),
 	NUMBER("ebbd", max_messages_per_sec, 1, 100000),
+	NUMBER("policy", weight, POLICY_WEIGHT_MIN, POLICY_WEIGHT_MAX),
 	POLICY(nearing_percent, 1, 90),
 	POLICY(short_percent, 0, 90),
 	POLICY(hysteresis_percent, 0, 50),
@@ -89,20 +90,25 @@ static const struct number_key {
 #undef POLICY
 };
 
-static void take_number(struct parser *parser, const struct number_key *key, const char *value)
+static void take_unsigned(struct parser *parser, const char *key, const char *value,
+			  unsigned int min, unsigned int max, unsigned int *to)
 {
 	unsigned long number;
 	char *end;
 
 	errno = 0;
 	number = strtoul(value, &end, 10);
-	if (errno || end == value || *end || *value == '-' || number < key->min ||
-	    number > key->max) {
-		complain(parser, "%s = %s: write a whole number from %u to %u", key->key, value,
-			 key->min, key->max);
-		return;
-	}
-	*(unsigned int *)((char *)parser->conf + key->offset) = (unsigned int)number;
+	if (errno || end == value || *end || *value == '-' || number < min || number > max)
+		complain(parser, "%s = %s: write a whole number from %u to %u", key, value, min,
+			 max);
+	else
+		*to = (unsigned int)number;
+}
+
+static void take_number(struct parser *parser, const struct number_key *key, const char *value)
+{
+	take_unsigned(parser, key->key, value, key->min, key->max,
+		      (unsigned int *)((char *)parser->conf + key->offset));
 }
 
 static void take_path(struct parser *parser, const char *key, const char *value, char **to,
@@ -231,23 +237,29 @@ static bool guest_of_section(struct parser *parser, const char *section,
 	return true;
 }
 
+static struct conf_guest *find_guest(const struct conf *conf, const char *name)
+{
+	struct conf_guest *guest;
+
+	for (guest = conf->guests; guest; guest = guest->next)
+		if (strcmp(guest->name, name) == 0)
+			return guest;
+	return NULL;
+}
+
 static void take_guest(struct parser *parser, const char *section, const char *key,
 		       const char *value)
 {
 	char name[EBB_AGENT_NAME_BYTES];
 	struct conf_guest *guest;
-	uint32_t mode = EBB_MODE_KEEP;
 
 	if (!guest_of_section(parser, section, name))
 		return;
-	if (strcmp(key, "mode") != 0) {
-		complain(parser, "%s is not a key of [%s]: it knows mode", key, section);
+	if (strcmp(key, "mode") != 0 && strcmp(key, "weight") != 0) {
+		complain(parser, "%s is not a key of [%s]: it knows mode and weight", key, section);
 		return;
 	}
-	take_mode(parser, value, &mode);
-	for (guest = parser->conf->guests; guest; guest = guest->next)
-		if (strcmp(guest->name, name) == 0)
-			break;
+	guest = find_guest(parser->conf, name);
 	if (!guest) {
 		guest = calloc(1, sizeof(*guest));
 		if (!guest) {
@@ -258,7 +270,13 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 		guest->next = parser->conf->guests;
 		parser->conf->guests = guest;
 	}
-	guest->mode = mode;
+	if (strcmp(key, "weight") == 0) {
+		take_unsigned(parser, key, value, POLICY_WEIGHT_MIN, POLICY_WEIGHT_MAX,
+			      &guest->weight);
+		return;
+	}
+	take_mode(parser, value, &guest->mode);
+	guest->has_mode = true;
 }
 
 /* inih calls this for each key; the return value 1 is "taken": faults are ours to tell. */
@@ -359,6 +377,7 @@ static int set_defaults(struct conf *conf)
 		.max_connections_per_uid = 384,
 		.max_messages_per_sec = 50,
 		.mode = EBB_MODE_KEEP,
+		.weight = POLICY_WEIGHT_DEFAULT,
 		.release_when_short = true,
 		.policy = {
 			.nearing_percent = 20,
@@ -442,10 +461,14 @@ void conf_deinit(struct conf *conf)
 /* The mode that the file gives a guest of this name. */
 uint32_t conf_guest_mode(const struct conf *conf, const char *name)
 {
-	const struct conf_guest *guest;
+	const struct conf_guest *guest = find_guest(conf, name);
 
-	for (guest = conf->guests; guest; guest = guest->next)
-		if (strcmp(guest->name, name) == 0)
-			return guest->mode;
-	return conf->mode;
+	return guest && guest->has_mode ? guest->mode : conf->mode;
+}
+
+unsigned int conf_guest_weight(const struct conf *conf, const char *name)
+{
+	const struct conf_guest *guest = find_guest(conf, name);
+
+	return guest && guest->weight ? guest->weight : conf->weight;
 }

@@ -13,7 +13,9 @@
 
 struct conf_guest {
 	char name[EBB_AGENT_NAME_BYTES];
+	bool has_mode;
 	uint32_t mode;
+	unsigned int weight; /* 0: as all others */
 	struct conf_guest *next;
 };
 
@@ -30,7 +32,8 @@ struct conf {
 	unsigned int max_connections;
 	unsigned int max_connections_per_uid;
 	unsigned int max_messages_per_sec;
-	uint32_t mode; /* of guests without a section of their own */
+	uint32_t mode;	     /* of guests without a section of their own */
+	unsigned int weight; /* likewise */
 	bool release_when_short;
 	struct policy_conf policy;
 	struct conf_guest *guests;
@@ -43,5 +46,6 @@ int conf_load(struct conf *conf, const char *path, bool may_miss, conf_complain_
 	      void *ctx);
 void conf_deinit(struct conf *conf);
 uint32_t conf_guest_mode(const struct conf *conf, const char *name);
+unsigned int conf_guest_weight(const struct conf *conf, const char *name);
 
 #endif /* EBB_CONF_H */

@@ -112,18 +112,45 @@ static void do_show(struct control *control, const struct request *request)
 	answer(control, reply);
 }
 
-/* The mode stands at once, and on disk before "ok" is said. */
-static void set_mode(struct control *control, struct guest *guest, const char *value)
+/* What was set (r: 0 or an error) stands at once, and on disk before "ok" is said. */
+static void answer_set(struct control *control, struct guest *guest, const char *key,
+		       const char *value, int r)
 {
 	struct manager *manager = control->manager;
 	struct json_object *reply;
+
+	if (r == 0 && !manager->dry_run)
+		r = state_save(&manager->state, manager->conf.state_path);
+	guest_find_mode(guest);
+	guest_push_policy(guest);
+	if (r < 0) {
+		answer(control,
+		       reply_error("state", "%s is set, but cannot be kept over a restart: %s: %s",
+				   key, manager->conf.state_path, strerror(-r)));
+		return;
+	}
+	log_info("guest %s: %s %s by ebbctl", guest->name, key, value);
+	reply = reply_ok();
+	json_object_object_add(reply, "name", json_object_new_string(guest->name));
+	json_object_object_add(reply, "key", json_object_new_string(key));
+	if (strcmp(key, "mode") == 0)
+		json_object_object_add(reply, "value",
+				       json_object_new_string(mode_word(guest->mode)));
+	else
+		json_object_object_add(reply, "value", json_object_new_int((int)guest->weight));
+	answer(control, reply);
+}
+
+static void set_mode(struct control *control, struct guest *guest, const char *value)
+{
+	struct state *state = &control->manager->state;
 	uint32_t mode;
 	int r = 0;
 
 	if (strcmp(value, "default") == 0) {
-		state_unset(&manager->state, guest->name);
+		state_unset(state, guest->name);
 	} else if (mode_from_word(value, &mode) == 0) {
-		r = state_set(&manager->state, guest->name, mode);
+		r = state_set(state, guest->name, mode);
 	} else {
 		answer(control,
 		       reply_error("bad-value",
@@ -131,23 +158,28 @@ static void set_mode(struct control *control, struct guest *guest, const char *v
 				   value));
 		return;
 	}
-	if (r == 0 && !manager->dry_run)
-		r = state_save(&manager->state, manager->conf.state_path);
-	guest_find_mode(guest);
-	guest_push_policy(guest);
-	if (r < 0) {
-		answer(control,
-		       reply_error("state",
-				   "mode is set, but cannot be kept over a restart: %s: %s",
-				   manager->conf.state_path, strerror(-r)));
-		return;
+	answer_set(control, guest, "mode", value, r);
+}
+
+static void set_weight(struct control *control, struct guest *guest, const char *value)
+{
+	unsigned long weight = 0;
+	char *end;
+
+	if (strcmp(value, "default") != 0) {
+		weight = strtoul(value, &end, 10);
+		if (*value < '0' || *value > '9' || *end || weight < POLICY_WEIGHT_MIN ||
+		    weight > POLICY_WEIGHT_MAX) {
+			answer(control,
+			       reply_error("bad-value",
+					   "weight \"%s\": write a whole number from %d to %d, or "
+					   "default",
+					   value, POLICY_WEIGHT_MIN, POLICY_WEIGHT_MAX));
+			return;
+		}
 	}
-	log_info("guest %s: mode %s by ebbctl", guest->name, value);
-	reply = reply_ok();
-	json_object_object_add(reply, "name", json_object_new_string(guest->name));
-	json_object_object_add(reply, "key", json_object_new_string("mode"));
-	json_object_object_add(reply, "value", json_object_new_string(mode_word(guest->mode)));
-	answer(control, reply);
+	answer_set(control, guest, "weight", value,
+		   state_set_weight(&control->manager->state, guest->name, (unsigned int)weight));
 }
 
 static void do_set(struct control *control, const struct request *request)
@@ -158,9 +190,12 @@ static void do_set(struct control *control, const struct request *request)
 		return;
 	if (strcmp(request->key, "mode") == 0)
 		set_mode(control, guest, request->value);
+	else if (strcmp(request->key, "weight") == 0)
+		set_weight(control, guest, request->value);
 	else
-		answer(control, reply_error("bad-key", "key \"%s\" is not known: there is mode",
-					    request->key));
+		answer(control,
+		       reply_error("bad-key", "key \"%s\" is not known: there is mode, and weight",
+				   request->key));
 }
 
 static struct json_object *release_refused(const struct guest *guest, int error)

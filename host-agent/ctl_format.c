@@ -282,8 +282,9 @@ void format_guest(FILE *file, struct json_object *guest)
 		word(guest, "name"), (unsigned long long)number(guest, "pid"),
 		(unsigned long long)number(guest, "uid"), word(guest, "front"),
 		word(guest, "label"));
-	fprintf(file, "mode %s (wanted: %s), stage %s (wanted: %s)\n", word(guest, "mode"),
-		word(guest, "mode_wanted"), word(guest, "stage"), word(guest, "stage_wanted"));
+	fprintf(file, "mode %s (wanted: %s), stage %s (wanted: %s), weight %llu\n",
+		word(guest, "mode"), word(guest, "mode_wanted"), word(guest, "stage"),
+		word(guest, "stage_wanted"), (unsigned long long)number(guest, "weight"));
 	if (*notes)
 		fprintf(file, "note: %s\n", notes);
 	fprintf(file, "memory of its process\n");

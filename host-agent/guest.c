@@ -223,6 +223,9 @@ void guest_find_mode(struct guest *guest)
 {
 	if (!state_get(&guest->manager->state, guest->name, &guest->mode))
 		guest->mode = conf_guest_mode(&guest->manager->conf, guest->name);
+	guest->weight = state_get_weight(&guest->manager->state, guest->name);
+	if (!guest->weight)
+		guest->weight = conf_guest_weight(&guest->manager->conf, guest->name);
 }
 
 /* Tell the guest's executor mode and stage, if it was told others last. */
@@ -271,6 +274,13 @@ void guest_sample(struct guest *guest, const struct ebb_msg_sample *sample)
 
 void guest_content(struct guest *guest, const struct ebb_msg_content *content)
 {
+	const struct ebb_msg_content *before = &guest->content;
+
+	/* Counters that only grow; as they come. */
+	if (!guest->has_content || content->marked_bytes != before->marked_bytes ||
+	    content->guest_taken_whole_pages != before->guest_taken_whole_pages ||
+	    content->guest_taken_purged_pages != before->guest_taken_purged_pages)
+		guest->content_used_usec = manager_now_usec(guest->manager);
 	guest->content = *content;
 	guest->has_content = true;
 }

@@ -43,6 +43,7 @@ struct guest {
 	uint32_t front; /* EBB_FRONT_* */
 
 	uint32_t mode; /* wanted: EBB_MODE_* */
+	unsigned int weight;
 	uint32_t stage;
 	uint32_t sent_mode;  /* the last POLICY */
 	uint32_t sent_stage; /* 0: none yet */
@@ -51,6 +52,7 @@ struct guest {
 	uint64_t sample_usec;		/* when; 0: none yet */
 	struct ebb_msg_content content; /* the same, from version 2 on */
 	bool has_content;
+	uint64_t content_used_usec; /* it was last seen to mark or take back content */
 
 	struct proc_rollup rollup;
 	struct proc_status status;

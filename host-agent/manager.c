@@ -149,7 +149,7 @@ void manager_guest_modes(struct manager *manager)
 }
 
 /* What policy may know of a guest: is it worth and allowed to ask it? */
-static struct policy_guest policy_view(const struct guest *guest)
+static struct policy_guest policy_view(const struct guest *guest, uint64_t now_usec)
 {
 	const struct ebb_msg_sample *sample = &guest->sample;
 	uint32_t flags = ebb_get_le32(&sample->flags);
@@ -164,6 +164,7 @@ static struct policy_guest policy_view(const struct guest *guest)
 	view.total_bytes = ebb_get_le64(&sample->guest[VIRTIO_EBB_S_TOTAL]);
 	view.free_bytes = ebb_get_le64(&sample->guest[VIRTIO_EBB_S_FREE]);
 	view.resident_bytes = guest->rollup.rss_bytes;
+	view.weight = guest->weight;
 	if (guest->has_content) {
 		const struct ebb_msg_content *content = &guest->content;
 		uint64_t volatile_bytes = ebb_get_le64(&content->guest_volatile_bytes);
@@ -172,6 +173,7 @@ static struct policy_guest policy_view(const struct guest *guest)
 		view.purgeable =
 			view.askable && !(ebb_get_le32(&content->flags) & EBB_CONTENT_F_HARDENED);
 		view.volatile_bytes = volatile_bytes < block_bytes ? volatile_bytes : block_bytes;
+		view.unused_usec = now_usec - guest->content_used_usec;
 	}
 	return view;
 }
@@ -194,7 +196,7 @@ static void release_for(struct manager *manager, struct domain *domain)
 		return;
 	TAILQ_FOREACH(guest, &manager->guests, link)
 	if (!domain->path || guest->domain == domain)
-		views[nr++] = policy_view(guest);
+		views[nr++] = policy_view(guest, now_usec);
 	asked = policy_release(conf, deficit_bytes, views, nr);
 	asked += policy_purge(deficit_bytes, views, nr);
 	if (asked) {

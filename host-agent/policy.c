@@ -10,7 +10,9 @@
  * When SHORT, the guests with most to give are asked first, each for no more than what it
  * has free above the floor and holds resident beyond what it uses. Then figures are
  * stale until guests have answered and the host has been sampled anew: nobody is asked
- * for settle_msec. What free memory does not cover is purged from volatile content.
+ * for settle_msec. What free memory does not cover is purged from volatile content: of each
+ * guest a part, by how much it has, for how long it was not used, and by weight. Within a guest
+ * the executor takes what was marked longest ago.
  *
  * Owns:    nothing.
  * Thread:  any.
@@ -18,6 +20,9 @@
  * Never:   reads a clock, does I/O, logs, allocates.
  */
 #include "policy.h"
+
+/* The executor purges by blocks of so much. */
+#define PURGE_MIN_BYTES (2ull << 20)
 
 static uint64_t percent_of(uint64_t bytes, unsigned int percent)
 {
@@ -145,30 +150,65 @@ size_t policy_release(const struct policy_conf *conf, uint64_t deficit_bytes,
 	return asked;
 }
 
+/* An hour and more is all the same. */
+#define UNUSED_MAX_SEC 3600
+
 /*
- * What releases do not cover of a deficit: fill purge_bytes of those that are not asked for
- * free memory, those with most volatile content first. Returns how many are to be purged.
+ * How much of what is purged falls to a guest: as much as it has, the more the longer it has made
+ * no use of it, the less the greater its weight. 0: it has its part already, or none.
+ */
+static double purge_claim(const struct policy_guest *guest)
+{
+	uint64_t unused_sec = min_u64(guest->unused_usec / 1000000, UNUSED_MAX_SEC);
+
+	if (!guest->purgeable || guest->want_bytes || guest->purge_bytes || !guest->weight)
+		return 0;
+	return (double)guest->volatile_bytes * (double)(1 + unused_sec) / guest->weight;
+}
+
+static bool purge_is_split(const struct policy_guest *guest, uint64_t deficit_bytes, double claims)
+{
+	return (double)deficit_bytes * purge_claim(guest) / claims < (double)guest->volatile_bytes;
+}
+
+/*
+ * What releases do not cover of a deficit: fill purge_bytes of those that are not asked for free
+ * memory. Whoever's part is more than it has gives all, and the others share what is left of the
+ * need. Nobody is asked for less than a block, if he has one. Returns how many are to be purged.
  */
 size_t policy_purge(uint64_t deficit_bytes, struct policy_guest *guests, size_t nr_guests)
 {
-	size_t i, best, purged = 0;
+	size_t i, purged = 0;
+	double claims = 0;
+	bool changed;
 
 	for (i = 0; i < nr_guests; i++) {
 		guests[i].purge_bytes = 0;
 		deficit_bytes -= min_u64(deficit_bytes, guests[i].want_bytes);
 	}
-	while (deficit_bytes) {
-		best = nr_guests;
-		for (i = 0; i < nr_guests; i++)
-			if (guests[i].purgeable && !guests[i].want_bytes &&
-			    !guests[i].purge_bytes && guests[i].volatile_bytes &&
-			    (best == nr_guests ||
-			     guests[i].volatile_bytes > guests[best].volatile_bytes))
-				best = i;
-		if (best == nr_guests)
-			break;
-		guests[best].purge_bytes = min_u64(deficit_bytes, guests[best].volatile_bytes);
-		deficit_bytes -= guests[best].purge_bytes;
+	do {
+		changed = false;
+		for (claims = 0, i = 0; i < nr_guests; i++)
+			claims += purge_claim(&guests[i]);
+		for (i = 0; deficit_bytes && !changed && i < nr_guests; i++) {
+			if (purge_claim(&guests[i]) <= 0 ||
+			    purge_is_split(&guests[i], deficit_bytes, claims))
+				continue;
+			guests[i].purge_bytes = min_u64(deficit_bytes, guests[i].volatile_bytes);
+			deficit_bytes -= guests[i].purge_bytes;
+			purged++;
+			changed = true;
+		}
+	} while (changed);
+
+	for (i = 0; deficit_bytes && i < nr_guests; i++) {
+		double claim = purge_claim(&guests[i]);
+		uint64_t part_bytes = (uint64_t)((double)deficit_bytes * claim / claims + 0.5);
+
+		if (claim <= 0)
+			continue;
+		part_bytes = part_bytes < PURGE_MIN_BYTES ? PURGE_MIN_BYTES : part_bytes;
+		guests[i].purge_bytes = min_u64(part_bytes, guests[i].volatile_bytes);
 		purged++;
 	}
 	return purged;

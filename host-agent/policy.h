@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include "agent.h"
 
+#define POLICY_WEIGHT_MIN     1
+#define POLICY_WEIGHT_DEFAULT 100
+#define POLICY_WEIGHT_MAX     10000
+
 struct policy_conf {
 	unsigned int nearing_percent;	 /* NEARING below this much available */
 	unsigned int short_percent;	 /* SHORT below this much */
@@ -50,6 +54,8 @@ struct policy_guest {
 	uint64_t resident_bytes;
 	bool purgeable;		 /* its executor can purge now */
 	uint64_t volatile_bytes; /* with content, as the guest says */
+	uint64_t unused_usec;	 /* since it was last seen to mark or take back any of that */
+	unsigned int weight;	 /* POLICY_WEIGHT_MIN to MAX: one of twice that loses half */
 	uint64_t want_bytes;	 /* out: ask for so much; 0: do not ask */
 	uint64_t purge_bytes;	 /* out: purge so much; 0: do not */
 };

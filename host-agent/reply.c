@@ -234,6 +234,7 @@ struct json_object *reply_guest(const struct guest *guest)
 	add_word(object, "mode", sample ? mode_word(ebb_get_le32(&sample->mode)) : NULL);
 	add_word(object, "stage", sample ? stage_word(ebb_get_le32(&sample->stage)) : NULL);
 	add_word(object, "mode_wanted", mode_word(guest->mode));
+	add_u64(object, "weight", guest->weight);
 	add_word(object, "stage_wanted", stage_word(guest->stage));
 	add_u64_if(object, "sample_age_msec", sample,
 		   sample ? (now_usec - guest->sample_usec) / 1000 : 0);

@@ -2,9 +2,9 @@
 /*
  * state - what ebbctl has set for each guest, kept over restarts
  *
- * A small JSON file, {"version":1,"guests":{"NAME":{"mode":"lazy"}}}, replaced as a
- * whole: whoever reads it sees the old one or the new one. An entry stays when its guest
- * goes, so that a guest which comes back is treated as before.
+ * A small JSON file, {"version":1,"guests":{"NAME":{"mode":"lazy","weight":200}}}, either
+ * key may miss, replaced as a whole: whoever reads it sees the old one or the new one. An entry
+ * stays when its guest goes, so that a guest which comes back is treated as before.
  *
  * Owns:    the entries.
  * Thread:  ebbd's only one.
@@ -21,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "policy.h"
 #include "proc.h"
 #include "words.h"
 
@@ -36,11 +37,38 @@ static struct state_entry *find(const struct state *state, const char *name)
 	return NULL;
 }
 
+static int find_or_add(struct state *state, const char *name, struct state_entry **found)
+{
+	struct state_entry *entries;
+
+	*found = find(state, name);
+	if (*found)
+		return 0;
+	if (state->nr_entries >= STATE_MAX_GUESTS)
+		return -ENOSPC;
+	if (strlen(name) >= sizeof(entries->name))
+		return -ENAMETOOLONG;
+	entries = reallocarray(state->entries, state->nr_entries + 1, sizeof(*entries));
+	if (!entries)
+		return -ENOMEM;
+	state->entries = entries;
+	*found = &entries[state->nr_entries++];
+	memset(*found, 0, sizeof(**found));
+	memcpy((*found)->name, name, strlen(name));
+	return 0;
+}
+
+static void drop_if_empty(struct state *state, struct state_entry *entry)
+{
+	if (!entry->has_mode && !entry->weight)
+		*entry = state->entries[--state->nr_entries];
+}
+
 bool state_get(const struct state *state, const char *name, uint32_t *mode)
 {
 	const struct state_entry *entry = find(state, name);
 
-	if (!entry)
+	if (!entry || !entry->has_mode)
 		return false;
 	*mode = entry->mode;
 	return true;
@@ -49,21 +77,12 @@ bool state_get(const struct state *state, const char *name, uint32_t *mode)
 /* -ENOSPC: there are STATE_MAX_GUESTS already. */
 int state_set(struct state *state, const char *name, uint32_t mode)
 {
-	struct state_entry *entry = find(state, name), *entries;
+	struct state_entry *entry;
+	int r = find_or_add(state, name, &entry);
 
-	if (!entry) {
-		if (state->nr_entries >= STATE_MAX_GUESTS)
-			return -ENOSPC;
-		if (strlen(name) >= sizeof(entry->name))
-			return -ENAMETOOLONG;
-		entries = reallocarray(state->entries, state->nr_entries + 1, sizeof(*entries));
-		if (!entries)
-			return -ENOMEM;
-		state->entries = entries;
-		entry = &entries[state->nr_entries++];
-		memset(entry, 0, sizeof(*entry));
-		memcpy(entry->name, name, strlen(name));
-	}
+	if (r < 0)
+		return r;
+	entry->has_mode = true;
 	entry->mode = mode;
 	return 0;
 }
@@ -72,8 +91,31 @@ void state_unset(struct state *state, const char *name)
 {
 	struct state_entry *entry = find(state, name);
 
-	if (entry)
-		*entry = state->entries[--state->nr_entries];
+	if (entry) {
+		entry->has_mode = false;
+		drop_if_empty(state, entry);
+	}
+}
+
+/* 0: none is set. */
+unsigned int state_get_weight(const struct state *state, const char *name)
+{
+	const struct state_entry *entry = find(state, name);
+
+	return entry ? entry->weight : 0;
+}
+
+/* 0: as the configuration says. Errors as of state_set(). */
+int state_set_weight(struct state *state, const char *name, unsigned int weight)
+{
+	struct state_entry *entry;
+	int r = find_or_add(state, name, &entry);
+
+	if (r < 0)
+		return r;
+	entry->weight = weight;
+	drop_if_empty(state, entry);
+	return 0;
 }
 
 void state_deinit(struct state *state)
@@ -82,19 +124,40 @@ void state_deinit(struct state *state)
 	*state = (struct state){ 0 };
 }
 
+static int parse_guest(struct state *state, const char *name, struct json_object *entry)
+{
+	struct json_object *mode, *weight;
+	bool has_mode = json_object_object_get_ex(entry, "mode", &mode);
+	bool has_weight = json_object_object_get_ex(entry, "weight", &weight);
+	uint32_t value;
+	int64_t number;
+	int r = 0;
+
+	if (!has_mode && !has_weight)
+		return -EBADMSG;
+	if (has_mode) {
+		if (!json_object_is_type(mode, json_type_string) ||
+		    mode_from_word(json_object_get_string(mode), &value) < 0)
+			return -EBADMSG;
+		r = state_set(state, name, value);
+	}
+	if (has_weight && r == 0) {
+		number = json_object_get_int64(weight);
+		if (!json_object_is_type(weight, json_type_int) || number < POLICY_WEIGHT_MIN ||
+		    number > POLICY_WEIGHT_MAX)
+			return -EBADMSG;
+		r = state_set_weight(state, name, (unsigned int)number);
+	}
+	return r;
+}
+
 static int parse_guests(struct state *state, struct json_object *guests)
 {
-	struct json_object *mode;
-	uint32_t value;
 	int r;
 
 	json_object_object_foreach(guests, name, entry)
 	{
-		if (!json_object_object_get_ex(entry, "mode", &mode) ||
-		    !json_object_is_type(mode, json_type_string) ||
-		    mode_from_word(json_object_get_string(mode), &value) < 0)
-			return -EBADMSG;
-		r = state_set(state, name, value);
+		r = parse_guest(state, name, entry);
 		if (r < 0)
 			return r;
 	}
@@ -140,8 +203,13 @@ static struct json_object *to_json(const struct state *state)
 	json_object_object_add(root, "version", json_object_new_int(1));
 	for (i = 0; i < state->nr_entries; i++) {
 		entry = json_object_new_object();
-		json_object_object_add(entry, "mode",
-				       json_object_new_string(mode_word(state->entries[i].mode)));
+		if (state->entries[i].has_mode)
+			json_object_object_add(
+				entry, "mode",
+				json_object_new_string(mode_word(state->entries[i].mode)));
+		if (state->entries[i].weight)
+			json_object_object_add(entry, "weight",
+					       json_object_new_int((int)state->entries[i].weight));
 		json_object_object_add(guests, state->entries[i].name, entry);
 	}
 	json_object_object_add(root, "guests", guests);

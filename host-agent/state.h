@@ -12,7 +12,9 @@
 
 struct state_entry {
 	char name[EBB_AGENT_NAME_BYTES + 32];
+	bool has_mode;
 	uint32_t mode;
+	unsigned int weight; /* 0: not set */
 };
 
 struct state {
@@ -27,5 +29,7 @@ void state_deinit(struct state *state);
 bool state_get(const struct state *state, const char *name, uint32_t *mode);
 int state_set(struct state *state, const char *name, uint32_t mode);
 void state_unset(struct state *state, const char *name);
+unsigned int state_get_weight(const struct state *state, const char *name);
+int state_set_weight(struct state *state, const char *name, unsigned int weight);
 
 #endif /* EBB_STATE_H */

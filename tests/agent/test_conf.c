@@ -65,6 +65,7 @@ static void test_all_keys(void **state)
 			      "\n"
 			      "[policy]\n"
 			      "mode = auto\n"
+			      "weight = 50\n"
 			      "nearing_percent = 30\n"
 			      "short_percent = 15\n"
 			      "hysteresis_percent = 3\n"
@@ -76,7 +77,10 @@ static void test_all_keys(void **state)
 			      "[guest \"web1\"]\n"
 			      "mode = lazy\n"
 			      "[guest \"db-2.test\"]\n"
-			      "mode = off"),
+			      "mode = off\n"
+			      "weight = 200\n"
+			      "[guest \"heavy\"]\n"
+			      "weight = 1000"),
 			 0);
 	assert_string_equal(conf.socket_path, "/tmp/a b.sock");
 	assert_int_equal(conf.socket_mode, 0660);
@@ -102,6 +106,10 @@ static void test_all_keys(void **state)
 	assert_int_equal(conf_guest_mode(&conf, "web1"), EBB_MODE_LAZY);
 	assert_int_equal(conf_guest_mode(&conf, "db-2.test"), EBB_MODE_OFF);
 	assert_int_equal(conf_guest_mode(&conf, "other"), EBB_MODE_AUTO);
+	assert_int_equal(conf_guest_mode(&conf, "heavy"), EBB_MODE_AUTO);
+	assert_int_equal(conf_guest_weight(&conf, "heavy"), 1000);
+	assert_int_equal(conf_guest_weight(&conf, "web1"), 50);
+	assert_int_equal(conf_guest_weight(&conf, "db-2.test"), 200);
 	conf_deinit(&conf);
 }
 
@@ -130,7 +138,9 @@ static const struct {
 	{ "[guest web1]\nmode = lazy\n", 2, "write [guest \"NAME\"]" },
 	{ "[guest \"a/b\"]\nmode = lazy\n", 2, "printable ASCII without space and '/'" },
 	{ "[guest \"\"]\nmode = lazy\n", 2, "printable ASCII" },
-	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode" },
+	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode and weight" },
+	{ "[guest \"web1\"]\nweight = 0\n", 2, "from 1 to 10000" },
+	{ "[policy]\nweight = 10001\n", 2, "from 1 to 10000" },
 	{ "[guest \"a-name-of-more-than-forty-bytes-is-too-long-for-it\"]\nmode = lazy\n", 2,
 	  "at most 40 bytes" },
 	{ "[policy\nmode = lazy\n", 1, "misses its ']'" },

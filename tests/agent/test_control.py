@@ -134,7 +134,20 @@ def test_set(ebbd):
         assert ebbd.show("web")["mode_wanted"] == word
     assert ebbd.ctl_json("set", "web", "mode", "lazy") == dict(name="web", key="mode", value="lazy")
     assert "write lazy, eager" in ebbd.ctl("set", "web", "mode", "lasy", status=1).stderr
-    assert "there is mode" in ebbd.ctl("set", "web", "colour", "red", status=1).stderr
+    assert "there is mode, and weight" in ebbd.ctl("set", "web", "colour", "red", status=1).stderr
+
+
+def test_set_weight(ebbd):
+    ebbd.guest(b"web")
+    assert ebbd.show("web")["weight"] == 100
+    assert ebbd.ctl_json("set", "web", "weight", "250") == dict(name="web", key="weight", value=250)
+    assert ebbd.show("web")["weight"] == 250 and "weight 250" in ebbd.ctl("show", "web").stdout
+    for wrong in ("0", "10001", "+1", "1x", "", "heavy", "99999999999999999999999"):
+        assert ebbd.ctl("set", "web", "weight", wrong, status=1).stderr
+    assert ebbd.show("web")["weight"] == 250
+    ebbd.ctl("set", "web", "mode", "lazy")
+    ebbd.ctl("set", "web", "weight", "default")
+    assert ebbd.show("web")["weight"] == 100 and ebbd.show("web")["mode_wanted"] == "lazy"
 
 
 def test_set_that_cannot_be_kept(ebbd, need_root):
@@ -146,7 +159,7 @@ def test_set_that_cannot_be_kept(ebbd, need_root):
 
 
 GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wanted",
-              "stage_wanted", "sample_age_msec", "resident_bytes", "reclaimable_bytes",
+              "weight", "stage_wanted", "sample_age_msec", "resident_bytes", "reclaimable_bytes",
               "held_bytes", "huge_bytes", "memory_age_msec", "page_table_bytes",
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
               "release_under_way", "last_release", "content", "purge_under_way", "last_purge"}

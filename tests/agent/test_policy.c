@@ -242,27 +242,77 @@ static void test_release_asks_only_who_can(void **state)
 	assert_true(guests[1].want_bytes < UINT64_MAX);
 }
 
-/* What free memory does not cover comes from volatile content, the most of it first. */
+static struct policy_guest content(uint64_t volatile_mib, uint64_t unused_sec, unsigned int weight)
+{
+	return (struct policy_guest){ .purgeable = true,
+				      .volatile_bytes = volatile_mib * MIB,
+				      .unused_usec = unused_sec * SEC,
+				      .weight = weight };
+}
+
+/* What free memory does not cover comes from volatile content, of each as much as it has. */
 static void purges_cover_the_rest(void **state)
 {
-	struct policy_guest guests[4] = {
-		{ .purgeable = true, .volatile_bytes = 10, .want_bytes = 30 },
-		{ .purgeable = true, .volatile_bytes = 20 },
-		{ .purgeable = false, .volatile_bytes = 1000 },
-		{ .purgeable = true, .volatile_bytes = 50 },
-	};
+	struct policy_guest guests[4] = { content(10, 0, 100), content(20, 0, 100),
+					  content(1000, 0, 100), content(60, 0, 100) };
 
-	assert_int_equal(policy_purge(30, guests, 4), 0);
-	assert_int_equal(policy_purge(90, guests, 4), 2);
+	guests[0].want_bytes = 30 * MIB;
+	guests[2].purgeable = false;
+	assert_int_equal(policy_purge(30 * MIB, guests, 4), 0);
+	assert_int_equal(policy_purge(70 * MIB, guests, 4), 2);
 	assert_int_equal(guests[0].purge_bytes, 0);
-	assert_int_equal(guests[1].purge_bytes, 10);
+	assert_int_equal(guests[1].purge_bytes, 10 * MIB);
 	assert_int_equal(guests[2].purge_bytes, 0);
-	assert_int_equal(guests[3].purge_bytes, 50);
-	assert_int_equal(policy_purge(40, guests, 4), 1);
-	assert_int_equal(guests[3].purge_bytes, 10);
-	assert_int_equal(guests[1].purge_bytes, 0);
-	assert_int_equal(policy_purge(1000, guests, 4), 2);
-	assert_int_equal(guests[1].purge_bytes, 20);
+	assert_int_equal(guests[3].purge_bytes, 30 * MIB);
+	/* More than there is: each gives all, and nobody more. */
+	assert_int_equal(policy_purge(1000 * MIB, guests, 4), 2);
+	assert_int_equal(guests[1].purge_bytes, 20 * MIB);
+	assert_int_equal(guests[3].purge_bytes, 60 * MIB);
+	assert_int_equal(policy_purge(UINT64_MAX, guests, 4), 2);
+	assert_int_equal(guests[3].purge_bytes, 60 * MIB);
+	assert_int_equal(policy_purge(0, guests, 4), 0);
+	assert_int_equal(policy_purge(MIB, guests, 0), 0);
+}
+
+/* Twice the weight, half the loss. */
+static void purges_go_by_weight(void **state)
+{
+	struct policy_guest guests[2] = { content(100, 0, 100), content(100, 0, 300) };
+
+	assert_int_equal(policy_purge(80 * MIB, guests, 2), 2);
+	assert_in_range(guests[0].purge_bytes, 59 * MIB, 60 * MIB);
+	assert_in_range(guests[1].purge_bytes, 19 * MIB, 20 * MIB);
+	/* The light one has no more: the heavy one gives the rest, and not more than that. */
+	assert_int_equal(policy_purge(150 * MIB, guests, 2), 2);
+	assert_int_equal(guests[0].purge_bytes, 100 * MIB);
+	assert_int_equal(guests[1].purge_bytes, 50 * MIB);
+	guests[0].weight = POLICY_WEIGHT_MIN;
+	guests[1].weight = POLICY_WEIGHT_MAX;
+	assert_int_equal(policy_purge(50 * MIB, guests, 2), 2);
+	assert_in_range(guests[0].purge_bytes, 49 * MIB, 50 * MIB);
+	assert_int_equal(guests[1].purge_bytes, 2 * MIB); /* the least that is purged */
+}
+
+/* What nobody has used for long goes before what is in use, over an hour all is one. */
+static void purges_go_by_age(void **state)
+{
+	struct policy_guest guests[3] = { content(100, 0, 100), content(100, 9, 100),
+					  content(4, 0, 100) };
+
+	assert_int_equal(policy_purge(55 * MIB, guests, 2), 2);
+	assert_in_range(guests[0].purge_bytes, 4 * MIB, 5 * MIB);
+	assert_in_range(guests[1].purge_bytes, 49 * MIB, 50 * MIB);
+	guests[0].unused_usec = 3600 * SEC;
+	guests[1].unused_usec = UINT64_MAX;
+	assert_int_equal(policy_purge(50 * MIB, guests, 2), 2);
+	assert_int_equal(guests[0].purge_bytes, guests[1].purge_bytes);
+	assert_in_range(guests[0].purge_bytes, 24 * MIB, 25 * MIB);
+	/* Age and weight against each other: ten times as old, ten times as heavy. */
+	guests[0].unused_usec = 0;
+	guests[1].unused_usec = 9 * SEC;
+	guests[1].weight = 1000;
+	assert_int_equal(policy_purge(50 * MIB, guests, 2), 2);
+	assert_int_equal(guests[0].purge_bytes, guests[1].purge_bytes);
 }
 
 int main(void)
@@ -285,6 +335,8 @@ int main(void)
 		cmocka_unit_test(test_release_only_what_is_there),
 		cmocka_unit_test(test_release_asks_only_who_can),
 		cmocka_unit_test(purges_cover_the_rest),
+		cmocka_unit_test(purges_go_by_weight),
+		cmocka_unit_test(purges_go_by_age),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "cm.h"
+#include "policy.h"
 #include "state.h"
 
 static char path[300];
@@ -34,15 +35,31 @@ static void test_survives(void **state)
 	assert_int_equal(state_set(&one, "web1", EBB_MODE_EAGER), 0);
 	state_unset(&one, "gone");
 	state_unset(&one, "never-there");
+	assert_int_equal(state_set_weight(&one, "web1", 200), 0);
+	assert_int_equal(state_set_weight(&one, "heavy", POLICY_WEIGHT_MAX), 0);
+	assert_int_equal(state_set_weight(&one, "light", 1), 0);
+	assert_int_equal(state_set_weight(&one, "light", 0), 0);
+	assert_int_equal(state_set_weight(&one, "never-there", 0), 0);
 	assert_int_equal(state_save(&one, path), 0);
 
 	assert_int_equal(state_load(&two, path), 0);
-	assert_int_equal(two.nr_entries, 2);
+	assert_int_equal(two.nr_entries, 3);
+	assert_int_equal(state_get_weight(&two, "web1"), 200);
+	assert_int_equal(state_get_weight(&two, "heavy"), POLICY_WEIGHT_MAX);
+	assert_int_equal(state_get_weight(&two, "we\"ird\\"), 0);
+	assert_int_equal(state_get_weight(&two, "light"), 0);
+	assert_false(state_get(&two, "heavy", &mode));
 	assert_true(state_get(&two, "web1", &mode));
 	assert_int_equal(mode, EBB_MODE_EAGER);
 	assert_true(state_get(&two, "we\"ird\\", &mode));
 	assert_int_equal(mode, EBB_MODE_OFF);
 	assert_false(state_get(&two, "gone", &mode));
+	/* Each key goes by itself, the entry with the last. */
+	state_unset(&two, "web1");
+	assert_false(state_get(&two, "web1", &mode));
+	assert_int_equal(state_get_weight(&two, "web1"), 200);
+	assert_int_equal(state_set_weight(&two, "web1", 0), 0);
+	assert_int_equal(two.nr_entries, 2);
 
 	/* For its owner only, and nothing is left beside it. */
 	assert_int_equal(stat(path, &st), 0);
@@ -73,6 +90,10 @@ static void test_bad_files(void **state)
 		"{\"version\":1,\"guests\":{\"a\":{}}}",
 		"{\"version\":1,\"guests\":{\"a\":\"lazy\"}}",
 		"{\"version\":1,\"guests\":{\"a\":{\"mode\":3}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"weight\":0}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"weight\":10001}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"weight\":\"9\"}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"mode\":\"lazy\",\"weight\":-1}}}",
 		"{\"version\":1,\"guests\":{\"b\":{\"mode\":\"lazy\"},\"a\":{\"mode\":\"lasy\"}}}",
 	};
 	struct state loaded;
