@@ -13,7 +13,7 @@
 #include "trace.h"
 #include "volatile.h"
 
-static int ebb_command_post(struct ebb_device *ebb, struct virtio_ebb_command *cmd)
+static int ebb_command_post(struct ebb_device *ebb, struct virtio_ebb_collect *cmd)
 {
 	struct scatterlist sg;
 
@@ -41,10 +41,10 @@ void ebb_command_vq_callback(struct virtqueue *vq)
 }
 
 /* Copy the next command out and give its buffer back; false: there is none. */
-static bool ebb_command_get(struct ebb_device *ebb, struct virtio_ebb_command *cmd)
+static bool ebb_command_get(struct ebb_device *ebb, struct virtio_ebb_collect *cmd)
 {
 	enum virtio_ebb_fault fault = VIRTIO_EBB_FAULT_NONE;
-	struct virtio_ebb_command *buffer = NULL;
+	struct virtio_ebb_collect *buffer = NULL;
 	const char *trouble = NULL;
 	unsigned int used_bytes;
 	bool kicked = true;
@@ -65,7 +65,9 @@ static bool ebb_command_get(struct ebb_device *ebb, struct virtio_ebb_command *c
 	if (!kicked)
 		trouble = "the command queue cannot be kicked";
 	if (buffer)
-		fault = virtio_ebb_check_command(cmd, used_bytes);
+		fault = virtio_ebb_check_command(&cmd->command, used_bytes);
+	if (buffer && !fault && ebb_get_le16(&cmd->command.type) == VIRTIO_EBB_CMD_COLLECT)
+		fault = virtio_ebb_check_collect(cmd, used_bytes);
 	if (fault)
 		trouble = virtio_ebb_fault_text(fault);
 	if (trouble)
@@ -86,8 +88,9 @@ static void ebb_command_done(struct ebb_device *ebb, u64 id, u32 status,
 	ebb_request_send(ebb, &ebb->reply, VIRTIO_EBB_REQ_DONE, 1, id);
 }
 
-static void ebb_command_obey(struct ebb_device *ebb, const struct virtio_ebb_command *cmd)
+static void ebb_command_obey(struct ebb_device *ebb, const struct virtio_ebb_collect *collect)
 {
+	const struct virtio_ebb_command *cmd = &collect->command;
 	struct virtio_ebb_stat *stats = (void *)(ebb->reply.out + 1);
 	u64 id = ebb_get_le64(&cmd->id);
 	struct ebb_need outcome = {};
@@ -105,6 +108,9 @@ static void ebb_command_obey(struct ebb_device *ebb, const struct virtio_ebb_com
 	case VIRTIO_EBB_CMD_RELEASE:
 		status = ebb_release(ebb, cmd, &outcome);
 		break;
+	case VIRTIO_EBB_CMD_COLLECT:
+		status = ebb_collect(ebb, collect, &outcome);
+		break;
 	}
 	ebb_command_done(ebb, id, status, &outcome);
 }
@@ -112,10 +118,10 @@ static void ebb_command_obey(struct ebb_device *ebb, const struct virtio_ebb_com
 void ebb_command_work(struct work_struct *work)
 {
 	struct ebb_device *ebb = container_of(work, struct ebb_device, command_work);
-	struct virtio_ebb_command cmd;
+	struct virtio_ebb_collect *cmd = &ebb->command;
 
-	while (ebb_command_get(ebb, &cmd)) {
-		trace_ebb_command(&cmd);
-		ebb_command_obey(ebb, &cmd);
+	while (ebb_command_get(ebb, cmd)) {
+		trace_ebb_command(&cmd->command);
+		ebb_command_obey(ebb, cmd);
 	}
 }

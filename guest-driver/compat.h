@@ -52,6 +52,15 @@ static inline unsigned int ebb_buddy_order(struct page *page)
 	return page_private(page);
 }
 
+/* The largest order of a free block. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#define EBB_MAX_ORDER MAX_PAGE_ORDER
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#define EBB_MAX_ORDER MAX_ORDER
+#else
+#define EBB_MAX_ORDER (MAX_ORDER - 1)
+#endif
+
 /* Page cache and buffers, without what is cached of swap. */
 static inline u64 ebb_page_cache_pages(void)
 {

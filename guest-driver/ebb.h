@@ -44,7 +44,8 @@ struct ebb_request {
 
 /* What the worker wants of the reporting work, and what came of it. Under need_lock. */
 struct ebb_need {
-	u64 command_id; /* of the release under way; 0: none */
+	u64 command_id; /* of the release or collection under way; 0: none */
+	bool collect;	/* a collection: what the host leaves for its rest counts as well */
 	u64 wanted_bytes;
 	u64 offered_bytes;
 	u64 accepted_bytes; /* of these, marked or discarded by the host */
@@ -88,7 +89,10 @@ struct ebb_device {
 	struct work_struct config_work; /* not on wq: it never waits for an answer */
 	struct work_struct pass_work;
 	struct work_struct command_work;
-	struct virtio_ebb_command *commands; /* EBB_COMMAND_BUFFERS of them */
+	struct virtio_ebb_collect *commands; /* EBB_COMMAND_BUFFERS of them */
+	struct virtio_ebb_collect command;   /* the worker alone: the one that it obeys */
+	bool hollow_marks; /* under need_lock: blocks count as reported of which nothing was taken
+			    */
 
 	bool run;		/* config.reporting; config_work writes it */
 	u32 reoffer_generation; /* config_work alone */
@@ -119,11 +123,14 @@ void ebb_report_register(struct ebb_device *ebb);
 void ebb_report_unregister(struct ebb_device *ebb);
 u32 ebb_release(struct ebb_device *ebb, const struct virtio_ebb_command *cmd,
 		struct ebb_need *outcome);
+u32 ebb_collect(struct ebb_device *ebb, const struct virtio_ebb_collect *cmd,
+		struct ebb_need *outcome);
 void ebb_pass_work(struct work_struct *work);
 
 /* marks.c */
 u64 ebb_marks_count(void);
 u64 ebb_marks_clear(u64 limit_bytes);
+u64 ebb_marks_clear_range(u64 gpa, u64 bytes);
 
 /* command.c */
 void ebb_command_post_all(struct ebb_device *ebb);

@@ -386,8 +386,10 @@ static int ebb_validate(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "a device without VIRTIO_F_VERSION_1 is not one of ours\n");
 		return -EINVAL;
 	}
-	if (!virtio_has_feature(vdev, VIRTIO_EBB_F_REPORT))
+	if (!virtio_has_feature(vdev, VIRTIO_EBB_F_REPORT)) {
 		__virtio_clear_bit(vdev, VIRTIO_EBB_F_RELEASE);
+		__virtio_clear_bit(vdev, VIRTIO_EBB_F_COLLECT);
+	}
 	/* A cookie in each page of ours tells nothing of a larger one of the host (rule 3). */
 	virtio_cread_le(vdev, struct virtio_ebb_config, page_bytes, &page_bytes);
 	if (page_bytes != PAGE_SIZE || ebb_free_pages_hold_pattern())
@@ -402,10 +404,8 @@ static const struct virtio_device_id ebb_ids[] = {
 };
 
 static const unsigned int ebb_features[] = {
-	VIRTIO_EBB_F_REPORT,
-	VIRTIO_EBB_F_RELEASE,
-	VIRTIO_EBB_F_STATS,
-	VIRTIO_EBB_F_VOLATILE,
+	VIRTIO_EBB_F_REPORT,   VIRTIO_EBB_F_RELEASE, VIRTIO_EBB_F_STATS,
+	VIRTIO_EBB_F_VOLATILE, VIRTIO_EBB_F_COLLECT,
 };
 
 static struct virtio_driver ebb_driver = {

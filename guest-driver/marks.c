@@ -86,3 +86,88 @@ u64 ebb_marks_clear(u64 limit_bytes)
 {
 	return ebb_marks_walk(limit_bytes, true);
 }
+
+/*
+ * The free block that holds pfn, with its order; NULL: there is none of a pageblock or more.
+ * Under the zone's lock.
+ */
+static struct page *ebb_free_block(struct zone *zone, unsigned long pfn, unsigned int *order)
+{
+	struct page *page;
+
+	for (*order = pageblock_order; *order <= EBB_MAX_ORDER; (*order)++) {
+		page = pfn_to_online_page(ALIGN_DOWN(pfn, 1UL << *order));
+		if (page && page_zone(page) == zone && PageBuddy(page) &&
+		    ebb_buddy_order(page) >= *order) {
+			*order = ebb_buddy_order(page);
+			return page;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Clear the marks of the free blocks of a zone that [pfn, end) lies in, if all of it is free.
+ * False: it is not, or not of this zone. *bytes grows by the blocks whose mark was cleared.
+ */
+static bool ebb_marks_clear_block(struct zone *zone, unsigned long pfn, unsigned long end,
+				  u64 *bytes)
+{
+	unsigned long at, next;
+	struct page *page;
+	unsigned int order;
+	bool is_free = true;
+
+	spin_lock_irq(&zone->lock);
+	for (at = pfn; at < end && is_free; at = next) {
+		is_free = ebb_free_block(zone, at, &order);
+		next = is_free ? ALIGN_DOWN(at, 1UL << order) + (1UL << order) : end;
+	}
+	for (at = pfn; at < end && is_free; at = next) {
+		page = ebb_free_block(zone, at, &order);
+		next = ALIGN_DOWN(at, 1UL << order) + (1UL << order);
+		if (!PageReported(page))
+			continue;
+		__ClearPageReported(page);
+		*bytes += (u64)PAGE_SIZE << order;
+	}
+	spin_unlock_irq(&zone->lock);
+	return is_free;
+}
+
+/* The same in whatever zone it is. */
+static u64 ebb_marks_clear_anywhere(unsigned long pfn, unsigned long end)
+{
+	struct zone *zone;
+	u64 bytes = 0;
+	int nid, i;
+
+	for_each_online_node(nid) {
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			zone = NODE_DATA(nid)->node_zones + i;
+			if (populated_zone(zone) && zone_spans_pfn(zone, pfn) &&
+			    ebb_marks_clear_block(zone, pfn, end, &bytes))
+				return bytes;
+		}
+	}
+	return 0;
+}
+
+/*
+ * Clear the marks of those blocks of the range that are wholly free, so that the reporting work
+ * offers them again. A larger free block loses its mark as a whole. Returns on how much.
+ */
+u64 ebb_marks_clear_range(u64 gpa, u64 bytes)
+{
+	unsigned long pfn = PHYS_PFN(gpa), end = PHYS_PFN(gpa + bytes), next;
+	u64 cleared_bytes = 0;
+
+	/* Above it there are no page frames. */
+	end = min_t(u64, end, ebb_end_of_memory());
+	for (; pfn < end; pfn = next) {
+		next = min(pfn + pageblock_nr_pages, end);
+		cleared_bytes += ebb_marks_clear_anywhere(pfn, next);
+		cond_resched();
+	}
+	return cleared_bytes;
+}

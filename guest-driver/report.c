@@ -28,6 +28,7 @@ struct ebb_tally {
 	u64 offered_bytes;
 	u64 accepted_bytes;
 	bool refused_in_general; /* for a reason that would meet any other range, too */
+	bool refused_at_rest;	 /* because the host has plenty */
 };
 
 bool ebb_reason_is_general(u16 reason)
@@ -49,6 +50,7 @@ static int ebb_take_verdicts(struct ebb_device *ebb, u32 count, struct ebb_tally
 	const struct virtio_ebb_verdict *verdicts = (const void *)(ebb->offer.in + 1);
 	struct virtio_ebb_verdict verdict;
 	enum virtio_ebb_fault fault;
+	u16 reason;
 	u32 i;
 
 	if (ebb_get_le32(&ebb->offer.in->status) != VIRTIO_EBB_RESP_OK)
@@ -59,9 +61,12 @@ static int ebb_take_verdicts(struct ebb_device *ebb, u32 count, struct ebb_tally
 		if (fault)
 			return ebb_bad_answer(ebb, fault);
 		trace_ebb_verdict(&ranges[i], &verdict);
+		reason = ebb_get_le16(&verdict.reason);
+		if (reason == VIRTIO_EBB_REASON_REST)
+			tally->refused_at_rest = true;
 		if (ebb_get_le16(&verdict.verdict) != VIRTIO_EBB_NOT_MARKED)
 			tally->accepted_bytes += ebb_get_le64(&verdict.bytes);
-		else if (ebb_reason_is_general(ebb_get_le16(&verdict.reason)))
+		else if (ebb_reason_is_general(reason))
 			tally->refused_in_general = true;
 	}
 	return 0;
@@ -93,13 +98,14 @@ static int ebb_offer(struct ebb_device *ebb, struct scatterlist **sg, u32 count,
  * Should a batch be offered now, and for which command? A guest that is short of memory is
  * left alone (rule 9).
  */
-static bool ebb_may_offer(struct ebb_device *ebb, u64 *command_id)
+static bool ebb_may_offer(struct ebb_device *ebb, u64 *command_id, bool *collect)
 {
 	bool is_short = ebb_guest_is_short();
 	bool may;
 
 	spin_lock(&ebb->need_lock);
 	*command_id = ebb->need.command_id;
+	*collect = ebb->need.collect;
 	if (ebb->need.oom_events != atomic_long_read(&ebb->oom_events))
 		is_short = is_short || *command_id;
 	if (is_short)
@@ -118,6 +124,8 @@ static void ebb_count(struct ebb_device *ebb, const struct ebb_tally *tally, u64
 	spin_lock(&ebb->need_lock);
 	if (is_flagged)
 		ebb->flagged_total_bytes += tally->offered_bytes;
+	if (is_flagged && tally->refused_at_rest)
+		ebb->hollow_marks = true;
 	if (ebb->need.command_id == command_id) {
 		ebb->need.offered_bytes += tally->offered_bytes;
 		ebb->need.accepted_bytes += tally->accepted_bytes;
@@ -134,7 +142,9 @@ static void ebb_count(struct ebb_device *ebb, const struct ebb_tally *tally, u64
  *
  * A batch of which nothing was accepted because of what these ranges are (a fragment, a
  * backing that allows nothing) counts as reported nevertheless: without a flag each pass
- * would begin with them again and never get past them.
+ * would begin with them again and never get past them. So it is with what a host at rest
+ * leaves of an answer to a collection, for what it asked for may come behind it; such marks
+ * are remembered as hollow, and cleared before anything else is asked for.
  */
 static int ebb_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl,
 		      unsigned int nents)
@@ -143,17 +153,19 @@ static int ebb_report(struct page_reporting_dev_info *prdev, struct scatterlist 
 	struct ebb_tally tally = {};
 	struct scatterlist *sg = sgl;
 	u64 command_id;
+	bool collect;
 	int err = 0;
 	u32 count;
 
-	if (!ebb_may_offer(ebb, &command_id))
+	if (!ebb_may_offer(ebb, &command_id, &collect))
 		return -EAGAIN;
 	while (nents && !err) {
 		count = min(nents, ebb->max_ranges);
 		err = ebb_offer(ebb, &sg, count, command_id, &tally);
 		nents -= count;
 	}
-	if (!err && !tally.accepted_bytes && tally.refused_in_general)
+	if (!err && !tally.accepted_bytes && tally.refused_in_general &&
+	    !(collect && tally.refused_at_rest))
 		err = -EAGAIN;
 	ebb_count(ebb, &tally, command_id, !err);
 	return err;
@@ -191,11 +203,12 @@ void ebb_report_unregister(struct ebb_device *ebb)
 }
 
 /* Start to count anew, for command_id or (0) for what is offered of our own accord. */
-static void ebb_need_begin(struct ebb_device *ebb, u64 command_id, u64 wanted_bytes)
+static void ebb_need_begin(struct ebb_device *ebb, u64 command_id, u64 wanted_bytes, bool collect)
 {
 	spin_lock(&ebb->need_lock);
 	ebb->need = (struct ebb_need){
 		.command_id = command_id,
+		.collect = collect,
 		.wanted_bytes = wanted_bytes,
 		.oom_events = atomic_long_read(&ebb->oom_events),
 	};
@@ -246,13 +259,35 @@ static struct ebb_need ebb_run_passes(struct ebb_device *ebb)
 	return need;
 }
 
-static void ebb_clear_marks(struct ebb_device *ebb, u64 limit_bytes)
+static void ebb_count_cleared(struct ebb_device *ebb, u64 bytes)
 {
-	ebb->cleared_total_bytes += ebb_marks_clear(limit_bytes);
+	ebb->cleared_total_bytes += bytes;
 	/* What an earlier registrant had reported was not counted by us. */
 	spin_lock(&ebb->need_lock);
 	ebb->cleared_total_bytes = min(ebb->cleared_total_bytes, ebb->flagged_total_bytes);
 	spin_unlock(&ebb->need_lock);
+}
+
+static void ebb_clear_marks(struct ebb_device *ebb, u64 limit_bytes)
+{
+	if (limit_bytes == U64_MAX) {
+		spin_lock(&ebb->need_lock);
+		ebb->hollow_marks = false;
+		spin_unlock(&ebb->need_lock);
+	}
+	ebb_count_cleared(ebb, ebb_marks_clear(limit_bytes));
+}
+
+/* Nobody can tell a hollow mark from another: all of them go. */
+static void ebb_clear_hollow_marks(struct ebb_device *ebb)
+{
+	bool hollow;
+
+	spin_lock(&ebb->need_lock);
+	hollow = ebb->hollow_marks;
+	spin_unlock(&ebb->need_lock);
+	if (hollow)
+		ebb_clear_marks(ebb, U64_MAX);
 }
 
 /* RELEASE: returns VIRTIO_EBB_DONE_*. */
@@ -264,12 +299,13 @@ u32 ebb_release(struct ebb_device *ebb, const struct virtio_ebb_command *cmd,
 	*outcome = (struct ebb_need){};
 	if (!ebb->registered)
 		return VIRTIO_EBB_DONE_UNSUPPORTED;
+	ebb_clear_hollow_marks(ebb);
 	if (ebb_get_le16(&cmd->flags) & VIRTIO_EBB_RELEASE_F_ANEW)
 		ebb_clear_marks(ebb, wanted_bytes);
 
-	ebb_need_begin(ebb, ebb_get_le64(&cmd->id), wanted_bytes);
+	ebb_need_begin(ebb, ebb_get_le64(&cmd->id), wanted_bytes, false);
 	*outcome = ebb_run_passes(ebb);
-	ebb_need_begin(ebb, 0, U64_MAX);
+	ebb_need_begin(ebb, 0, U64_MAX, false);
 
 	/* The last batch ended its pass early. */
 	if (READ_ONCE(ebb->run))
@@ -277,6 +313,35 @@ u32 ebb_release(struct ebb_device *ebb, const struct virtio_ebb_command *cmd,
 
 	if (outcome->accepted_bytes >= wanted_bytes)
 		return VIRTIO_EBB_DONE_OK;
+	if (outcome->guest_is_short)
+		return VIRTIO_EBB_DONE_SHORT;
+	return ebb_is_accepting(ebb) ? VIRTIO_EBB_DONE_PARTIAL : VIRTIO_EBB_DONE_CANCELLED;
+}
+
+/*
+ * COLLECT: offer those blocks of the ranges that are free. Returns VIRTIO_EBB_DONE_*. What was
+ * never reported is offered as well, for the reporting work takes what it finds.
+ */
+u32 ebb_collect(struct ebb_device *ebb, const struct virtio_ebb_collect *cmd,
+		struct ebb_need *outcome)
+{
+	u32 count = ebb_get_le32(&cmd->command.count), i;
+	u64 cleared_bytes = 0;
+
+	*outcome = (struct ebb_need){};
+	if (!ebb->registered)
+		return VIRTIO_EBB_DONE_UNSUPPORTED;
+	if (ebb_guest_is_short())
+		return VIRTIO_EBB_DONE_SHORT;
+	for (i = 0; i < count; i++)
+		cleared_bytes += ebb_marks_clear_range(ebb_get_le64(&cmd->ranges[i].gpa),
+						       ebb_get_le64(&cmd->ranges[i].bytes));
+	ebb_count_cleared(ebb, cleared_bytes);
+
+	ebb_need_begin(ebb, ebb_get_le64(&cmd->command.id), U64_MAX, true);
+	*outcome = ebb_run_passes(ebb);
+	ebb_need_begin(ebb, 0, U64_MAX, false);
+
 	if (outcome->guest_is_short)
 		return VIRTIO_EBB_DONE_SHORT;
 	return ebb_is_accepting(ebb) ? VIRTIO_EBB_DONE_PARTIAL : VIRTIO_EBB_DONE_CANCELLED;
@@ -295,6 +360,7 @@ void ebb_pass_work(struct work_struct *work)
 		ebb_clear_marks(ebb, U64_MAX);
 	if (!READ_ONCE(ebb->run))
 		return;
-	ebb_need_begin(ebb, 0, U64_MAX);
+	ebb_clear_hollow_marks(ebb);
+	ebb_need_begin(ebb, 0, U64_MAX, false);
 	ebb_run_passes(ebb);
 }

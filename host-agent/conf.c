@@ -28,6 +28,9 @@
 #include "agent_check.h"
 #include "words.h"
 
+/* An executor sends so many with each sample, and some more when it is asked. */
+#define SAMPLE_MESSAGES 3
+
 struct parser {
 	struct conf *conf;
 	const char *path;
@@ -404,12 +407,12 @@ static void check_together(struct parser *parser)
 	if (conf->policy.nearing_percent + conf->policy.hysteresis_percent > 100)
 		complain(parser, "nearing_percent and hysteresis_percent are over 100 together: no "
 				 "guest would ever rest again");
-	if (conf->max_messages_per_sec < 2 + 1000 / conf->sample_interval_msec)
+	if (conf->max_messages_per_sec < 2 + SAMPLE_MESSAGES * 1000 / conf->sample_interval_msec)
 		complain(parser,
 			 "max_messages_per_sec (%u) is too low for sample_interval_msec (%u): "
 			 "write at least %u",
 			 conf->max_messages_per_sec, conf->sample_interval_msec,
-			 2 + 1000 / conf->sample_interval_msec);
+			 2 + SAMPLE_MESSAGES * 1000 / conf->sample_interval_msec);
 	if (strcmp(conf->socket_path, conf->control_path) == 0)
 		complain(parser, "socket and control_socket are the same path: write two");
 }

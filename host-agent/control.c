@@ -209,7 +209,9 @@ static struct json_object *release_refused(const struct guest *guest, int error)
 			guest->name);
 	case -EBUSY:
 		return reply_error(
-			"busy", "a release or purge of %s is under way: try again when it is done",
+			"busy",
+			"a release, purge or collection of %s is under way: try again when it is "
+			"done",
 			guest->name);
 	case -ENODATA:
 		return reply_error(
@@ -253,6 +255,26 @@ static void do_purge(struct control *control, const struct request *request)
 		wait_for_guest(control, guest);
 }
 
+static void do_collect(struct control *control, const struct request *request)
+{
+	struct guest *guest = wanted_guest(control, request->guest);
+	int r;
+
+	if (!guest)
+		return;
+	r = guest_collect(guest, control);
+	if (r == -EOPNOTSUPP)
+		answer(control,
+		       reply_error("unsupported",
+				   "%s cannot be asked for page tables: it is on the balloon "
+				   "front, or its device is older than this ebbd",
+				   guest->name));
+	else if (r < 0)
+		answer(control, release_refused(guest, r));
+	else
+		wait_for_guest(control, guest);
+}
+
 static void do_release(struct control *control, const struct request *request)
 {
 	struct guest *guest = wanted_guest(control, request->guest);
@@ -269,7 +291,20 @@ static void do_release(struct control *control, const struct request *request)
 	wait_for_guest(control, guest);
 }
 
-/* Called by the guest that a release or purge was asked of. */
+static struct json_object *reply_order(const struct guest *guest)
+{
+	switch (guest->release.order) {
+	case GUEST_ORDER_RELEASE:
+		return reply_release(guest);
+	case GUEST_ORDER_PURGE:
+		return reply_purge(guest);
+	case GUEST_ORDER_COLLECT:
+		return reply_collect(guest);
+	}
+	return reply_error("failed", "%s", guest->name);
+}
+
+/* Called by the guest that a release, purge or collection was asked of. */
 void control_release_over(struct control *control, struct guest *guest,
 			  enum control_release_end end)
 {
@@ -279,7 +314,7 @@ void control_release_over(struct control *control, struct guest *guest,
 	sd_event_source_set_io_events(control->io_source, EPOLLIN);
 	switch (end) {
 	case CONTROL_RELEASE_DONE:
-		answer(control, guest->release.purge ? reply_purge(guest) : reply_release(guest));
+		answer(control, reply_order(guest));
 		break;
 	case CONTROL_RELEASE_LATE:
 		answer(control,
@@ -319,6 +354,9 @@ static void do_request(struct control *control, const char *text, size_t bytes)
 		break;
 	case REQUEST_PURGE:
 		do_purge(control, &request);
+		break;
+	case REQUEST_COLLECT:
+		do_collect(control, &request);
 		break;
 	}
 }

@@ -45,6 +45,7 @@ void format_guest(FILE *file, struct json_object *guest);
 void format_status(FILE *file, struct json_object *status);
 void format_release(FILE *file, struct json_object *reply);
 void format_purge(FILE *file, struct json_object *reply);
+void format_collect(FILE *file, struct json_object *reply);
 void format_json(FILE *file, struct json_object *object, bool one_line);
 
 /* ctl_top.c */

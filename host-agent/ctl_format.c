@@ -253,6 +253,39 @@ static void format_content(FILE *file, struct json_object *guest)
 		(unsigned long long)number(guest, "content.notices"));
 }
 
+/* Page tables; nothing where none was ever looked for. */
+static void format_tables(FILE *file, struct json_object *guest)
+{
+	if (!number(guest, "tables.collections"))
+		return;
+	fprintf(file, "empty page tables%s\n",
+		flag(guest, "tables.supported") ? "" : ", which this host's kernel cannot free");
+	fprintf(file, "  %-12s %9llu  in %llu collections\n", "found",
+		(unsigned long long)number(guest, "tables.found"),
+		(unsigned long long)number(guest, "tables.collections"));
+	fprintf(file, "  %-12s %9llu  of the guest, which offered %llu\n", "asked",
+		(unsigned long long)number(guest, "tables.asked"),
+		(unsigned long long)number(guest, "tables.offered"));
+	fprintf(file, "  %-12s %9llu  and %llu not empty any more when they came\n", "freed",
+		(unsigned long long)number(guest, "tables.freed"),
+		(unsigned long long)number(guest, "tables.refused"));
+	if (number(guest, "tables.skipped_bytes") >= REFUSED_BYTES)
+		line_size(file, "skipped", guest, "tables.skipped_bytes",
+			  "of RAM whose tables are left alone");
+}
+
+static void format_last_collect(FILE *file, struct json_object *collect)
+{
+	fprintf(file,
+		"%s: %llu page tables found, %llu asked, %llu offered, %llu freed in %.1f ms "
+		"(%s)\n",
+		word(collect, "status"), (unsigned long long)number(collect, "found"),
+		(unsigned long long)number(collect, "asked"),
+		(unsigned long long)number(collect, "offered"),
+		(unsigned long long)number(collect, "freed"),
+		(double)number(collect, "usec") / 1000, word(collect, "text"));
+}
+
 static void format_last_purge(FILE *file, struct json_object *purge)
 {
 	char asked[SIZE_TEXT_BYTES], purged[SIZE_TEXT_BYTES];
@@ -305,6 +338,7 @@ void format_guest(FILE *file, struct json_object *guest)
 	if (at(guest, "device"))
 		format_device(file, guest);
 	format_content(file, guest);
+	format_tables(file, guest);
 	format_inside(file, guest);
 	if (at(guest, "last_release")) {
 		fprintf(file, "last release: ");
@@ -313,6 +347,10 @@ void format_guest(FILE *file, struct json_object *guest)
 	if (at(guest, "last_purge")) {
 		fprintf(file, "last purge: ");
 		format_last_purge(file, at(guest, "last_purge"));
+	}
+	if (at(guest, "last_collect")) {
+		fprintf(file, "last collection: ");
+		format_last_collect(file, at(guest, "last_collect"));
 	}
 }
 
@@ -342,6 +380,12 @@ void format_purge(FILE *file, struct json_object *reply)
 {
 	fprintf(file, "%s: ", word(reply, "name"));
 	format_last_purge(file, at(reply, "purge"));
+}
+
+void format_collect(FILE *file, struct json_object *reply)
+{
+	fprintf(file, "%s: ", word(reply, "name"));
+	format_last_collect(file, at(reply, "collect"));
 }
 
 void format_json(FILE *file, struct json_object *object, bool one_line)

@@ -33,6 +33,7 @@ static void usage(FILE *file)
 		"  set GUEST weight N     its content when it is purged: 1 to 10000, or default\n"
 		"  release GUEST BYTES    free memory of the guest, now; 512M, 1G, all\n"
 		"  purge GUEST BYTES      its volatile content, oldest first; 512M, 1G, all\n"
+		"  collect GUEST          empty page tables behind its free memory, now\n"
 		"  status                 ebbd, the host, limits\n"
 		"\n"
 		"  -j, --json             JSON; the keys are in ebbctl(1)\n"
@@ -126,27 +127,14 @@ static bool went_well(struct json_object *reply, const char *key)
 			strcmp(json_object_get_string(word), "partial") == 0);
 }
 
-/* A release or a purge: the guest's executor answers when it is done. */
-static enum ctl_exit run_order(struct client *client, const struct ctl_options *options,
-			       char **args, const char *command,
-			       void (*format)(FILE *file, struct json_object *reply))
+/* An order: the guest's executor answers when it is done. */
+static enum ctl_exit run_request(struct client *client, const struct ctl_options *options,
+				 struct json_object *request, const char *command,
+				 void (*format)(FILE *file, struct json_object *reply))
 {
-	struct json_object *request, *reply;
-	enum ctl_exit status;
-	uint64_t bytes = 0;
+	struct json_object *reply;
+	enum ctl_exit status = client_call(client, request, true, &reply);
 
-	if (strcmp(args[1], "all") != 0 && (bytes_from_text(args[1], &bytes) < 0 || bytes == 0)) {
-		snprintf(client->error, sizeof(client->error),
-			 "%s is no size: write bytes, with K, M, G or T if you like, or all",
-			 args[1]);
-		return CTL_USAGE;
-	}
-	request = request_of(command, args[0]);
-	if (bytes)
-		json_object_object_add(request, "bytes", json_object_new_uint64(bytes));
-	if (options->anew)
-		json_object_object_add(request, "anew", json_object_new_boolean(true));
-	status = client_call(client, request, true, &reply);
 	if (status == CTL_OK) {
 		if (!went_well(reply, command)) {
 			status = CTL_FAILED;
@@ -161,6 +149,28 @@ static enum ctl_exit run_order(struct client *client, const struct ctl_options *
 	return status;
 }
 
+/* The same for so many bytes. */
+static enum ctl_exit run_order(struct client *client, const struct ctl_options *options,
+			       char **args, const char *command,
+			       void (*format)(FILE *file, struct json_object *reply))
+{
+	struct json_object *request;
+	uint64_t bytes = 0;
+
+	if (strcmp(args[1], "all") != 0 && (bytes_from_text(args[1], &bytes) < 0 || bytes == 0)) {
+		snprintf(client->error, sizeof(client->error),
+			 "%s is no size: write bytes, with K, M, G or T if you like, or all",
+			 args[1]);
+		return CTL_USAGE;
+	}
+	request = request_of(command, args[0]);
+	if (bytes)
+		json_object_object_add(request, "bytes", json_object_new_uint64(bytes));
+	if (options->anew)
+		json_object_object_add(request, "anew", json_object_new_boolean(true));
+	return run_request(client, options, request, command, format);
+}
+
 static enum ctl_exit run_release(struct client *client, const struct ctl_options *options,
 				 char **args)
 {
@@ -171,6 +181,13 @@ static enum ctl_exit run_purge(struct client *client, const struct ctl_options *
 			       char **args)
 {
 	return run_order(client, options, args, "purge", format_purge);
+}
+
+static enum ctl_exit run_collect(struct client *client, const struct ctl_options *options,
+				 char **args)
+{
+	return run_request(client, options, request_of("collect", args[0]), "collect",
+			   format_collect);
 }
 
 static enum ctl_exit run_top(struct client *client, const struct ctl_options *options, char **args)
@@ -190,6 +207,7 @@ static const struct {
 	{ "set", 3, " GUEST mode|weight VALUE", run_set },
 	{ "release", 2, " GUEST BYTES", run_release },
 	{ "purge", 2, " GUEST BYTES", run_purge },
+	{ "collect", 1, " GUEST", run_collect },
 	{ "status", 0, "", run_status },
 };
 

@@ -285,14 +285,28 @@ void guest_content(struct guest *guest, const struct ebb_msg_content *content)
 	guest->has_content = true;
 }
 
+void guest_tables(struct guest *guest, const struct ebb_msg_tables *tables)
+{
+	guest->tables = *tables;
+	guest->has_tables = true;
+}
+
 static int on_release_late(sd_event_source *source, uint64_t usec, void *userdata)
 {
 	struct guest *guest = userdata;
 
 	log_debug("guest %s: no answer to %s in time", guest->name,
-		  guest->release.purge ? "PURGE" : "RELEASE");
+		  guest->release.order == GUEST_ORDER_RELEASE ? "RELEASE"
+		  : guest->release.order == GUEST_ORDER_PURGE ? "PURGE"
+							      : "COLLECT");
 	release_over(guest, CONTROL_RELEASE_LATE);
 	return 0;
+}
+
+/* Does this answer the order that is under way? */
+static bool is_answer(const struct guest *guest, enum guest_order order, uint64_t id)
+{
+	return guest->release.id && guest->release.order == order && guest->release.id == id;
 }
 
 /* An answer that nobody waits for any more is no fault: it was late. */
@@ -300,7 +314,7 @@ void guest_release_done(struct guest *guest, const struct ebb_msg_release_done *
 {
 	struct guest_release *release = &guest->release;
 
-	if (release->id == 0 || release->purge || ebb_get_le64(&done->id) != release->id) {
+	if (!is_answer(guest, GUEST_ORDER_RELEASE, ebb_get_le64(&done->id))) {
 		log_debug("guest %s: RELEASE_DONE with an id that is not under way", guest->name);
 		return;
 	}
@@ -322,8 +336,7 @@ void guest_purge_done(struct guest *guest, const struct ebb_msg_purge_done *done
 {
 	struct guest_purge *purge = &guest->purge;
 
-	if (guest->release.id == 0 || !guest->release.purge ||
-	    ebb_get_le64(&done->id) != guest->release.id) {
+	if (!is_answer(guest, GUEST_ORDER_PURGE, ebb_get_le64(&done->id))) {
 		log_debug("guest %s: PURGE_DONE with an id that is not under way", guest->name);
 		return;
 	}
@@ -335,6 +348,31 @@ void guest_purge_done(struct guest *guest, const struct ebb_msg_purge_done *done
 		  (unsigned long long)purge->asked_bytes, purge_status_word(purge->status),
 		  (unsigned long long)purge->purged_bytes, (unsigned long long)purge->usec);
 	guest->rollup_next_usec = 0;
+	release_over(guest, CONTROL_RELEASE_DONE);
+}
+
+void guest_collect_done(struct guest *guest, const struct ebb_msg_collect_done *done)
+{
+	struct guest_collect *collect = &guest->collect;
+
+	if (!is_answer(guest, GUEST_ORDER_COLLECT, ebb_get_le64(&done->id))) {
+		log_debug("guest %s: COLLECT_DONE with an id that is not under way", guest->name);
+		return;
+	}
+	*collect = (struct guest_collect){
+		.found_tables = ebb_get_le64(&done->found_tables),
+		.asked_tables = ebb_get_le64(&done->asked_tables),
+		.offered_tables = ebb_get_le64(&done->offered_tables),
+		.freed_tables = ebb_get_le64(&done->freed_tables),
+		.refused_tables = ebb_get_le64(&done->refused_tables),
+		.usec = ebb_get_le64(&done->usec),
+		.status = ebb_get_le32(&done->status),
+		.answered = true,
+	};
+	log_debug("guest %s: collection: %s, %llu page tables found, %llu freed, %llu us",
+		  guest->name, collect_status_word(collect->status),
+		  (unsigned long long)collect->found_tables,
+		  (unsigned long long)collect->freed_tables, (unsigned long long)collect->usec);
 	release_over(guest, CONTROL_RELEASE_DONE);
 }
 
@@ -402,7 +440,7 @@ int guest_release(struct guest *guest, uint64_t bytes, bool anew, struct control
 	r = send_order(guest, &message, sizeof(message), waiter);
 	if (r < 0)
 		return r;
-	release->purge = false;
+	release->order = GUEST_ORDER_RELEASE;
 	release->asked_bytes = bytes;
 	release->answered = false;
 	return 0;
@@ -435,7 +473,34 @@ int guest_purge(struct guest *guest, uint64_t bytes, struct control *waiter)
 	r = send_order(guest, &message, sizeof(message), waiter);
 	if (r < 0)
 		return r;
-	release->purge = true;
+	release->order = GUEST_ORDER_PURGE;
 	guest->purge = (struct guest_purge){ .asked_bytes = bytes };
+	return 0;
+}
+
+/*
+ * Have the executor collect empty page tables, with the guest's help. Errors as of
+ * guest_release(); -EOPNOTSUPP: its executor is older than that.
+ */
+int guest_collect(struct guest *guest, struct control *waiter)
+{
+	struct ebb_msg_collect message = { 0 };
+	int r;
+
+	if (guest->front != EBB_FRONT_EBB || guest->peer->version < 3)
+		return -EOPNOTSUPP;
+	if (guest->release.id)
+		return -EBUSY;
+	if (guest->manager->dry_run) {
+		log_notice("dry run: COLLECT would be sent to %s", guest->name);
+		return -ECANCELED;
+	}
+	ebb_put_le16(&message.hdr.type, EBB_MSG_COLLECT);
+	ebb_put_le32(&message.hdr.length_bytes, sizeof(message));
+	ebb_put_le64(&message.id, guest->manager->last_release_id + 1);
+	r = send_order(guest, &message, sizeof(message), waiter);
+	if (r < 0)
+		return r;
+	guest->release.order = GUEST_ORDER_COLLECT;
 	return 0;
 }

@@ -9,10 +9,16 @@
 /* "NAME~PID.N" */
 #define GUEST_NAME_BYTES (EBB_AGENT_NAME_BYTES + 32)
 
-/* A RELEASE or PURGE under way, or the last RELEASE that was. */
+enum guest_order {
+	GUEST_ORDER_RELEASE,
+	GUEST_ORDER_PURGE,
+	GUEST_ORDER_COLLECT,
+};
+
+/* An order under way, or the last RELEASE that was. */
 struct guest_release {
 	uint64_t id; /* 0: none is under way */
-	bool purge;  /* it is a PURGE */
+	enum guest_order order;
 	uint64_t asked_bytes;
 	uint64_t offered_bytes;
 	uint64_t discarded_bytes;
@@ -28,6 +34,18 @@ struct guest_release {
 struct guest_purge {
 	uint64_t asked_bytes;
 	uint64_t purged_bytes;
+	uint64_t usec;
+	uint32_t status;
+	bool answered;
+};
+
+/* The last COLLECT that was answered. */
+struct guest_collect {
+	uint64_t found_tables;
+	uint64_t asked_tables;
+	uint64_t offered_tables;
+	uint64_t freed_tables;
+	uint64_t refused_tables;
 	uint64_t usec;
 	uint32_t status;
 	bool answered;
@@ -52,7 +70,9 @@ struct guest {
 	uint64_t sample_usec;		/* when; 0: none yet */
 	struct ebb_msg_content content; /* the same, from version 2 on */
 	bool has_content;
-	uint64_t content_used_usec; /* it was last seen to mark or take back content */
+	uint64_t content_used_usec;   /* it was last seen to mark or take back content */
+	struct ebb_msg_tables tables; /* the same, from version 3 on */
+	bool has_tables;
 
 	struct proc_rollup rollup;
 	struct proc_status status;
@@ -66,6 +86,7 @@ struct guest {
 
 	struct guest_release release;
 	struct guest_purge purge;
+	struct guest_collect collect;
 };
 
 struct guest *guest_new(struct peer *peer, const struct ebb_msg_hello *hello);
@@ -82,6 +103,9 @@ void guest_sample(struct guest *guest, const struct ebb_msg_sample *sample);
 void guest_release_done(struct guest *guest, const struct ebb_msg_release_done *done);
 void guest_content(struct guest *guest, const struct ebb_msg_content *content);
 void guest_purge_done(struct guest *guest, const struct ebb_msg_purge_done *done);
+void guest_tables(struct guest *guest, const struct ebb_msg_tables *tables);
+void guest_collect_done(struct guest *guest, const struct ebb_msg_collect_done *done);
+int guest_collect(struct guest *guest, struct control *waiter);
 int guest_purge(struct guest *guest, uint64_t bytes, struct control *waiter);
 int guest_release(struct guest *guest, uint64_t bytes, bool anew, struct control *waiter);
 

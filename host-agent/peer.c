@@ -210,6 +210,10 @@ static void handle_message(struct peer *peer, const void *packet, size_t bytes)
 		guest_content(peer->guest, packet);
 	else if (type == EBB_MSG_PURGE_DONE)
 		guest_purge_done(peer->guest, packet);
+	else if (type == EBB_MSG_TABLES)
+		guest_tables(peer->guest, packet);
+	else if (type == EBB_MSG_COLLECT_DONE)
+		guest_collect_done(peer->guest, packet);
 	else
 		guest_release_done(peer->guest, packet);
 }

@@ -219,6 +219,42 @@ static struct json_object *release_object(const struct guest_release *release)
 	return object;
 }
 
+/* Empty page tables: what the executor has done about them. */
+static struct json_object *tables_object(const struct ebb_msg_tables *tables)
+{
+	struct json_object *object = json_object_new_object();
+
+	add_bool(object, "supported", ebb_get_le32(&tables->flags) & EBB_TABLES_F_CAN);
+	add_u64(object, "collections", ebb_get_le64(&tables->collections));
+	add_u64(object, "found", ebb_get_le64(&tables->found_tables));
+	add_u64(object, "asked", ebb_get_le64(&tables->asked_tables));
+	add_u64(object, "offered", ebb_get_le64(&tables->offered_tables));
+	add_u64(object, "freed", ebb_get_le64(&tables->freed_tables));
+	add_u64(object, "refused", ebb_get_le64(&tables->refused_tables));
+	add_u64(object, "skipped_bytes", ebb_get_le64(&tables->skipped_bytes));
+	return object;
+}
+
+static struct json_object *collect_object(const struct guest_collect *collect)
+{
+	struct json_object *object = json_object_new_object();
+
+	add_word(object, "status", collect_status_word(collect->status));
+	add_word(object, "text", collect_status_text(collect->status));
+	add_u64(object, "found", collect->found_tables);
+	add_u64(object, "asked", collect->asked_tables);
+	add_u64(object, "offered", collect->offered_tables);
+	add_u64(object, "freed", collect->freed_tables);
+	add_u64(object, "refused", collect->refused_tables);
+	add_u64(object, "usec", collect->usec);
+	return object;
+}
+
+static bool is_under_way(const struct guest *guest, enum guest_order order)
+{
+	return guest->release.id != 0 && guest->release.order == order;
+}
+
 struct json_object *reply_guest(const struct guest *guest)
 {
 	const struct ebb_msg_sample *sample = guest->sample_usec ? &guest->sample : NULL;
@@ -244,14 +280,19 @@ struct json_object *reply_guest(const struct guest *guest)
 	json_object_object_add(object, "guest", inside ? inside_object(sample) : NULL);
 	json_object_object_add(object, "content",
 			       guest->has_content ? content_object(&guest->content) : NULL);
+	json_object_object_add(object, "tables",
+			       guest->has_tables ? tables_object(&guest->tables) : NULL);
 	json_object_object_add(object, "limit",
 			       guest->domain ? domain_object(guest->domain) : NULL);
-	add_bool(object, "release_under_way", guest->release.id != 0 && !guest->release.purge);
-	add_bool(object, "purge_under_way", guest->release.id != 0 && guest->release.purge);
+	add_bool(object, "release_under_way", is_under_way(guest, GUEST_ORDER_RELEASE));
+	add_bool(object, "purge_under_way", is_under_way(guest, GUEST_ORDER_PURGE));
+	add_bool(object, "collect_under_way", is_under_way(guest, GUEST_ORDER_COLLECT));
 	json_object_object_add(object, "last_release",
 			       guest->release.answered ? release_object(&guest->release) : NULL);
 	json_object_object_add(object, "last_purge",
 			       guest->purge.answered ? purge_object(&guest->purge) : NULL);
+	json_object_object_add(object, "last_collect",
+			       guest->collect.answered ? collect_object(&guest->collect) : NULL);
 	return object;
 }
 
@@ -271,5 +312,14 @@ struct json_object *reply_purge(const struct guest *guest)
 
 	add_word(reply, "name", guest->name);
 	json_object_object_add(reply, "purge", purge_object(&guest->purge));
+	return reply;
+}
+
+struct json_object *reply_collect(const struct guest *guest)
+{
+	struct json_object *reply = reply_ok();
+
+	add_word(reply, "name", guest->name);
+	json_object_object_add(reply, "collect", collect_object(&guest->collect));
 	return reply;
 }

@@ -16,5 +16,6 @@ struct json_object *reply_status(struct manager *manager);
 struct json_object *reply_guest(const struct guest *guest);
 struct json_object *reply_release(const struct guest *guest);
 struct json_object *reply_purge(const struct guest *guest);
+struct json_object *reply_collect(const struct guest *guest);
 
 #endif /* EBB_REPLY_H */

@@ -12,6 +12,7 @@
  *	{"command":"set","guest":NAME,"key":KEY,"value":VALUE}
  *	{"command":"release","guest":NAME}	"bytes" (all without it), "anew" may follow
  *	{"command":"purge","guest":NAME}	"bytes" (all without it) may follow
+ *	{"command":"collect","guest":NAME}
  *
  * Owns:    nothing.
  * Thread:  any.
@@ -45,6 +46,7 @@ static const struct {
 	{ "set", REQUEST_SET, KEY_GUEST | KEY_KEY | KEY_VALUE, 0 },
 	{ "release", REQUEST_RELEASE, KEY_GUEST, KEY_BYTES | KEY_ANEW },
 	{ "purge", REQUEST_PURGE, KEY_GUEST, KEY_BYTES },
+	{ "collect", REQUEST_COLLECT, KEY_GUEST, 0 },
 };
 
 __attribute__((format(printf, 2, 3))) static int fail(char error[REQUEST_ERROR_BYTES],
@@ -130,7 +132,8 @@ static int parse_object(struct request *request, struct json_object *root,
 			break;
 	if (i == sizeof(commands) / sizeof(commands[0]))
 		return fail(error,
-			    "command \"%s\" is not known: status, list, show, set, release, purge",
+			    "command \"%s\" is not known: status, list, show, set, release, "
+			    "purge, collect",
 			    word);
 	request->command = commands[i].command;
 

@@ -18,11 +18,12 @@ enum request_command {
 	REQUEST_SET,
 	REQUEST_RELEASE,
 	REQUEST_PURGE,
+	REQUEST_COLLECT,
 };
 
 struct request {
 	enum request_command command;
-	char guest[REQUEST_NAME_BYTES]; /* SHOW, SET, RELEASE, PURGE */
+	char guest[REQUEST_NAME_BYTES]; /* SHOW, SET, RELEASE, PURGE, COLLECT */
 	char after[REQUEST_NAME_BYTES]; /* LIST: only guests behind this name */
 	char key[REQUEST_WORD_BYTES];	/* SET */
 	char value[REQUEST_WORD_BYTES]; /* SET */

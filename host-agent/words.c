@@ -90,6 +90,32 @@ static const char *const purge_texts[EBB_PURGE_MAX] = {
 	[EBB_PURGE_OFF] = "mode is off, the guest stands still or is copied, or its VMM forbids it",
 };
 
+static const char *const collect_words[EBB_COLLECT_MAX] = {
+	[VIRTIO_EBB_DONE_OK] = "ok",
+	[VIRTIO_EBB_DONE_PARTIAL] = "partial",
+	[VIRTIO_EBB_DONE_SHORT] = "guest-short",
+	[VIRTIO_EBB_DONE_UNSUPPORTED] = "unsupported",
+	[VIRTIO_EBB_DONE_CANCELLED] = "cancelled",
+	[EBB_RELEASE_NO_DRIVER] = "no-driver",
+	[EBB_RELEASE_BUSY] = "busy",
+	[EBB_RELEASE_OFF] = "off",
+	[EBB_COLLECT_NO_KERNEL] = "no-kernel",
+};
+
+static const char *const collect_texts[EBB_COLLECT_MAX] = {
+	[VIRTIO_EBB_DONE_OK] = "all was looked at; what is not free in the guest stays",
+	[VIRTIO_EBB_DONE_PARTIAL] = "so much as is done at a time",
+	[VIRTIO_EBB_DONE_SHORT] = "the guest is short of memory itself and stopped",
+	[VIRTIO_EBB_DONE_UNSUPPORTED] = "the guest's driver cannot do it: another driver holds "
+					"free page reporting, or the guest poisons free pages",
+	[VIRTIO_EBB_DONE_CANCELLED] = "suspend, shutdown, reset or unload of the driver came first",
+	[EBB_RELEASE_NO_DRIVER] = "no virtio_ebb driver that knows it runs in the guest",
+	[EBB_RELEASE_BUSY] = "a collection is under way already: try again when it is done",
+	[EBB_RELEASE_OFF] = "the guest's mode or its page-tables is off, or its VMM forbids "
+			    "discards at the moment",
+	[EBB_COLLECT_NO_KERNEL] = "this host's kernel cannot find or free empty page tables",
+};
+
 const char *mode_word(uint32_t mode)
 {
 	return WORD(mode_words, mode);
@@ -146,6 +172,16 @@ const char *purge_status_word(uint32_t status)
 const char *purge_status_text(uint32_t status)
 {
 	return WORD(purge_texts, status);
+}
+
+const char *collect_status_word(uint32_t status)
+{
+	return WORD(collect_words, status);
+}
+
+const char *collect_status_text(uint32_t status)
+{
+	return WORD(collect_texts, status);
 }
 
 /* "4096", "512M", "1G": a whole number and one of K, M, G, T, powers of 1024. */

@@ -17,6 +17,8 @@ const char *release_status_word(uint32_t status);
 const char *release_status_text(uint32_t status);
 const char *purge_status_word(uint32_t status);
 const char *purge_status_text(uint32_t status);
+const char *collect_status_word(uint32_t status);
+const char *collect_status_text(uint32_t status);
 int bytes_from_text(const char *text, uint64_t *bytes);
 
 #endif /* EBB_WORDS_H */

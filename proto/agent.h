@@ -17,7 +17,7 @@
 #include "virtio_ebb.h"
 
 #define EBB_AGENT_VERSION_MIN 1
-#define EBB_AGENT_VERSION_MAX 2
+#define EBB_AGENT_VERSION_MAX 3
 
 #define EBB_AGENT_NAME_BYTES  64    /* label, NUL-terminated, printable ASCII, no '/' */
 #define EBB_AGENT_MAX_BYTES   1024u /* no message is longer */
@@ -34,6 +34,10 @@
 #define EBB_MSG_PURGE_DONE 9
 #define EBB_MSG_PURGE	   10
 #define EBB_MSG_CONTENT	   11
+/* From version 3 on: */
+#define EBB_MSG_COLLECT_DONE 17
+#define EBB_MSG_COLLECT	     18
+#define EBB_MSG_TABLES	     19
 
 struct ebb_msg_hdr {
 	__le16 type; /* EBB_MSG_* */
@@ -172,6 +176,47 @@ struct ebb_msg_content {
 	__le64 guest_volatile_bytes;	 /* the guest's words: VIRTIO_EBB_S_VOLATILE */
 	__le64 guest_taken_whole_pages;	 /* VIRTIO_EBB_S_TAKEN_WHOLE */
 	__le64 guest_taken_purged_pages; /* VIRTIO_EBB_S_TAKEN_PURGED */
+};
+
+/* Collect empty page tables now, by asking the guest for the free memory behind them. */
+struct ebb_msg_collect {
+	struct ebb_msg_hdr hdr;
+	__le64 id; /* chosen by ebbd, not 0 */
+};
+
+/* status of COLLECT_DONE: VIRTIO_EBB_DONE_*, EBB_RELEASE_*, or this */
+#define EBB_COLLECT_NO_KERNEL 19 /* this host's kernel cannot find or free them */
+#define EBB_COLLECT_MAX	      20
+
+struct ebb_msg_collect_done {
+	struct ebb_msg_hdr hdr;
+	__le64 id;
+	__le64 found_tables;   /* empty, by looking for them */
+	__le64 asked_tables;   /* of the guest */
+	__le64 offered_tables; /* by the guest, of these */
+	__le64 freed_tables;
+	__le64 refused_tables; /* offered, and not empty any more */
+	__le64 usec;
+	__le32 status;
+	__le32 reserved;
+};
+
+/* flags of TABLES */
+#define EBB_TABLES_F_CAN  0x1 /* this host's kernel can find and free them */
+#define EBB_TABLES_F_MASK 0x1
+
+/* Page tables of guest RAM: comes with each SAMPLE. Since the device was made. */
+struct ebb_msg_tables {
+	struct ebb_msg_hdr hdr;
+	__le32 flags; /* EBB_TABLES_F_* */
+	__le32 reserved;
+	__le64 collections;
+	__le64 found_tables;
+	__le64 asked_tables;
+	__le64 offered_tables;
+	__le64 freed_tables;
+	__le64 refused_tables;
+	__le64 skipped_bytes; /* of RAM whose tables are left alone for its backing */
 };
 
 #define EBB_REFUSE_TEXT_BYTES 128

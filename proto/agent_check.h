@@ -67,6 +67,12 @@ static inline __u32 ebb_agent_msg_bytes(__u16 type)
 		return sizeof(struct ebb_msg_purge);
 	case EBB_MSG_CONTENT:
 		return sizeof(struct ebb_msg_content);
+	case EBB_MSG_COLLECT_DONE:
+		return sizeof(struct ebb_msg_collect_done);
+	case EBB_MSG_COLLECT:
+		return sizeof(struct ebb_msg_collect);
+	case EBB_MSG_TABLES:
+		return sizeof(struct ebb_msg_tables);
 	}
 	return 0;
 }
@@ -74,6 +80,8 @@ static inline __u32 ebb_agent_msg_bytes(__u16 type)
 /* The version from which on a type may be used. */
 static inline __u32 ebb_agent_msg_version(__u16 type)
 {
+	if (type > EBB_MSG_CONTENT)
+		return 3;
 	return type >= EBB_MSG_PURGE_DONE ? 2 : 1;
 }
 
@@ -158,6 +166,23 @@ static inline enum ebb_agent_fault ebb_agent_check_content(const struct ebb_msg_
 	return EBB_AGENT_FAULT_NONE;
 }
 
+static inline enum ebb_agent_fault
+ebb_agent_check_collect_done(const struct ebb_msg_collect_done *msg)
+{
+	if (ebb_get_le32(&msg->reserved))
+		return EBB_AGENT_FAULT_RESERVED;
+	if (ebb_get_le64(&msg->id) == 0 || ebb_get_le32(&msg->status) >= EBB_COLLECT_MAX)
+		return EBB_AGENT_FAULT_VALUE;
+	return EBB_AGENT_FAULT_NONE;
+}
+
+static inline enum ebb_agent_fault ebb_agent_check_tables(const struct ebb_msg_tables *msg)
+{
+	if (ebb_get_le32(&msg->reserved) || (ebb_get_le32(&msg->flags) & ~EBB_TABLES_F_MASK))
+		return EBB_AGENT_FAULT_RESERVED;
+	return EBB_AGENT_FAULT_NONE;
+}
+
 /*
  * ebbd: check a packet from an executor. version: the one agreed upon; before that, 1. A
  * type of a later one is not known.
@@ -183,6 +208,10 @@ ebb_agent_check_from_executor(const void *packet, __u64 packet_bytes, __u32 vers
 		return ebb_agent_check_purge_done((const struct ebb_msg_purge_done *)packet);
 	case EBB_MSG_CONTENT:
 		return ebb_agent_check_content((const struct ebb_msg_content *)packet);
+	case EBB_MSG_COLLECT_DONE:
+		return ebb_agent_check_collect_done((const struct ebb_msg_collect_done *)packet);
+	case EBB_MSG_TABLES:
+		return ebb_agent_check_tables((const struct ebb_msg_tables *)packet);
 	}
 	return EBB_AGENT_FAULT_TYPE;
 }
@@ -225,6 +254,10 @@ ebb_agent_check_from_agent(const void *packet, __u64 packet_bytes, __u32 version
 		return EBB_AGENT_FAULT_NONE;
 	case EBB_MSG_PURGE:
 		if (ebb_get_le64(&purge->id) == 0 || ebb_get_le64(&purge->bytes) == 0)
+			return EBB_AGENT_FAULT_VALUE;
+		return EBB_AGENT_FAULT_NONE;
+	case EBB_MSG_COLLECT:
+		if (ebb_get_le64(&((const struct ebb_msg_collect *)packet)->id) == 0)
 			return EBB_AGENT_FAULT_VALUE;
 		return EBB_AGENT_FAULT_NONE;
 	case EBB_MSG_REFUSE:

@@ -29,6 +29,11 @@
 #define VIRTIO_EBB_F_STATS   2 /* the driver obeys VIRTIO_EBB_CMD_STATS */
 /* The device takes VIRTIO_EBB_REQ_VOLATILE, the driver obeys VIRTIO_EBB_CMD_PURGED. */
 #define VIRTIO_EBB_F_VOLATILE 3
+/*
+ * The driver obeys VIRTIO_EBB_CMD_COLLECT. Its buffers for commands then hold struct
+ * virtio_ebb_collect. Needs VIRTIO_EBB_F_REPORT.
+ */
+#define VIRTIO_EBB_F_COLLECT 5
 
 /* Virtqueues */
 #define VIRTIO_EBB_VQ_REPORT  0 /* requests of the driver, answered by the device */
@@ -38,6 +43,7 @@
 /* Limits that both sides may rely on. */
 #define VIRTIO_EBB_MAX_RANGES_LIMIT 1024u /* config.max_ranges is 1 to this */
 #define VIRTIO_EBB_MAX_STATS	    64u	  /* entries in VIRTIO_EBB_REQ_STATS */
+#define VIRTIO_EBB_MAX_COLLECT	    62u	  /* ranges in one VIRTIO_EBB_CMD_COLLECT */
 
 /* config.reporting */
 #define VIRTIO_EBB_REPORTING_REST 0 /* the host has plenty: offer nothing of your own accord */
@@ -130,6 +136,12 @@ struct virtio_ebb_verdict {
  * take-back in any case.
  */
 #define VIRTIO_EBB_CMD_PURGED 3
+/*
+ * The host keeps empty page tables for these ranges: offer those blocks of them that are wholly
+ * free now, also what was reported before, in REQ_FREE with this id. What is not free is left
+ * out. Nothing is allocated, touched or moved for it. The device discards what it finds empty.
+ */
+#define VIRTIO_EBB_CMD_COLLECT 5
 
 /* flags of CMD_RELEASE */
 #define VIRTIO_EBB_RELEASE_F_ANEW 0x1 /* also what was reported before */
@@ -140,12 +152,20 @@ struct virtio_ebb_verdict {
 	     */
 
 struct virtio_ebb_command {
-	__le64 id;   /* ends with REQ_DONE (RELEASE) or REQ_STATS (STATS); 0 for PURGED alone */
+	__le64 id;   /* ends with REQ_DONE (RELEASE, COLLECT) or REQ_STATS (STATS); 0 for PURGED
+			alone */
 	__le16 type; /* VIRTIO_EBB_CMD_* */
 	__le16 flags;
-	__le32 reserved0;
-	__le64 bytes; /* RELEASE: how much is wanted; PURGED: length of the range */
+	__le32 count; /* COLLECT: ranges that follow, 1 to VIRTIO_EBB_MAX_COLLECT; else reserved */
+	__le64 bytes; /* RELEASE: how much is wanted; PURGED: length of the range;
+			 COLLECT: of all ranges together */
 	__le64 gpa;   /* PURGED: where it begins, multiple of 4096; else reserved */
+};
+
+/* CMD_COLLECT: the device writes as much of it as count says. */
+struct virtio_ebb_collect {
+	struct virtio_ebb_command command;
+	struct virtio_ebb_range ranges[VIRTIO_EBB_MAX_COLLECT];
 };
 
 /* status of REQ_DONE */

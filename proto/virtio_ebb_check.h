@@ -204,6 +204,29 @@ virtio_ebb_check_verdict(const struct virtio_ebb_verdict *verdict, __u64 range_b
 }
 
 /*
+ * Driver: check the ranges of COLLECT, of whose command virtio_ebb_check_command() has said that
+ * it is well-formed. @used_bytes: what the device wrote.
+ */
+static inline enum virtio_ebb_fault
+virtio_ebb_check_collect(const struct virtio_ebb_collect *collect, __u64 used_bytes)
+{
+	__u32 count = ebb_get_le32(&collect->command.count), i;
+	enum virtio_ebb_fault fault;
+	__u64 gpa, bytes;
+
+	if (count == 0 || count > VIRTIO_EBB_MAX_COLLECT)
+		return VIRTIO_EBB_FAULT_COUNT;
+	if (used_bytes < sizeof(collect->command) + (__u64)count * sizeof(collect->ranges[0]))
+		return VIRTIO_EBB_FAULT_LENGTH;
+	for (i = 0; i < count; i++) {
+		fault = virtio_ebb_check_range(&collect->ranges[i], &gpa, &bytes);
+		if (fault)
+			return fault;
+	}
+	return VIRTIO_EBB_FAULT_NONE;
+}
+
+/*
  * Driver: check a command. @used_bytes: what the device wrote. Whether the range of PURGED is
  * this guest's RAM is the driver's to look.
  */

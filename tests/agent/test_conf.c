@@ -204,9 +204,9 @@ static void test_together(void **state)
 		-EINVAL);
 	assert_non_null(strstr(said, "no guest would ever rest again"));
 	assert_int_equal(load(&conf, *state,
-			      "[ebbd]\nsample_interval_msec = 100\nmax_messages_per_sec = 11\n"),
+			      "[ebbd]\nsample_interval_msec = 100\nmax_messages_per_sec = 31\n"),
 			 -EINVAL);
-	assert_non_null(strstr(said, "write at least 12"));
+	assert_non_null(strstr(said, "write at least 32"));
 	assert_int_equal(load(&conf, *state, "[ebbd]\ncontrol_socket = /run/ebb/ebbd.sock\n"),
 			 -EINVAL);
 	assert_non_null(strstr(said, "are the same path"));

@@ -162,7 +162,8 @@ GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wan
               "weight", "stage_wanted", "sample_age_msec", "resident_bytes", "reclaimable_bytes",
               "held_bytes", "huge_bytes", "memory_age_msec", "page_table_bytes",
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
-              "release_under_way", "last_release", "content", "purge_under_way", "last_purge"}
+              "release_under_way", "last_release", "content", "purge_under_way", "last_purge",
+              "tables", "collect_under_way", "last_collect"}
 
 
 def test_list_and_show(ebbd):
@@ -292,6 +293,47 @@ def test_purge(ebbd, status, word, code):
     assert shown["purge_under_way"] is False and shown["last_purge"]["status"] == word
     assert shown["last_release"] is None
     assert f"last purge: {word}" in ebbd.ctl("show", "web").stdout
+
+
+@pytest.mark.parametrize("status, word, code", [
+    (wire.DONE_OK, "ok", 0), (wire.DONE_PARTIAL, "partial", 0), (wire.DONE_SHORT, "guest-short", 1),
+    (wire.RELEASE_OFF, "off", 1), (wire.COLLECT_NO_KERNEL, "no-kernel", 1)])
+def test_collect(ebbd, status, word, code):
+    guest = ebbd.guest(b"web", high=3)
+    collecting = Releasing(ebbd, "web", command="collect")
+    order = guest.expect(wire.Collect)
+    shown = ebbd.show("web")
+    assert shown["collect_under_way"] is True and shown["purge_under_way"] is False
+    assert "under way" in ebbd.ctl("release", "web", "1M", status=1).stderr
+    guest.send(wire.collect_done(order.id + 1))
+    guest.send(wire.purge_done(order.id))
+    guest.send(wire.collect_done(order.id, (9, 8, 7, 6, 5), 4700, status))
+    returned, reply, _ = collecting.end()
+    assert returned == code and reply["name"] == "web"
+    collect = reply["collect"]
+    assert collect.pop("text")
+    assert collect == dict(status=word, found=9, asked=8, offered=7, freed=6, refused=5, usec=4700)
+    shown = ebbd.show("web")
+    assert shown["collect_under_way"] is False and shown["last_collect"]["status"] == word
+    assert shown["last_purge"] is None
+    assert f"last collection: {word}: 9 page tables found" in ebbd.ctl("show", "web").stdout
+
+
+def test_collect_of_an_older_executor(ebbd):
+    ebbd.guest(b"web", high=2)
+    assert "older than this ebbd" in ebbd.ctl("collect", "web", status=1).stderr
+
+
+def test_tables_are_shown(ebbd):
+    guest = ebbd.guest(b"web", high=3)
+    assert ebbd.show("web")["tables"] is None
+    guest.send(wire.tables(collections=3, counts=(9, 8, 7, 6, 5), skipped=4 * MIB))
+    wait_for("the figures", lambda: ebbd.show("web")["tables"])
+    assert ebbd.show("web")["tables"] == dict(
+        supported=True, collections=3, found=9, asked=8, offered=7, freed=6, refused=5,
+        skipped_bytes=4 * MIB)
+    shown = ebbd.ctl("show", "web").stdout
+    assert "6  and 5 not empty any more" in shown and "4.00M  of RAM whose tables" in shown
 
 
 def test_purge_of_an_older_executor(ebbd):

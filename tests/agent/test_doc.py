@@ -15,6 +15,8 @@ MESSAGES = {
     "REFUSE": wire.message(wire.REFUSE, bytes(128)),
     "PURGE": wire.message(wire.PURGE, bytes(16)), "PURGE_DONE": wire.purge_done(1),
     "CONTENT": wire.content(),
+    "COLLECT": wire.message(wire.COLLECT, bytes(8)), "COLLECT_DONE": wire.collect_done(1),
+    "TABLES": wire.tables(),
 }
 
 

@@ -25,16 +25,17 @@ def test_handshake(ebbd):
 
 
 def test_version_is_negotiated(ebbd):
-    assert ebbd.guest(low=1, high=9).welcome.version == 2
+    assert ebbd.guest(low=1, high=9).welcome.version == 3
+    assert ebbd.guest(low=1, high=2).welcome.version == 2
     assert ebbd.guest(low=1, high=1).welcome.version == 1
 
 
-@pytest.mark.parametrize("low, high", [(3, 3), (3, 65535)])
+@pytest.mark.parametrize("low, high", [(4, 4), (4, 65535)])
 def test_version_mismatch(ebbd, low, high):
     guest = ebbd.executor()
     guest.send(wire.hello(low=low, high=high))
     assert guest.expect_refused() == \
-        f"it speaks protocol versions {low} to {high}, this ebbd 1 to 2"
+        f"it speaks protocol versions {low} to {high}, this ebbd 1 to 3"
 
 
 BAD = {
@@ -66,6 +67,8 @@ BAD = {
     "RELEASE": (wire.message(wire.RELEASE, struct.pack("<QQLL", 1, 1, 0, 0)), "type is not known"),
     "REFUSE": (wire.message(wire.REFUSE, b"x" + b"\0" * 127), "type is not known"),
     "CONTENT before HELLO": (wire.content(), "type is not known"),
+    "COLLECT": (wire.message(wire.COLLECT, struct.pack("<Q", 1)), "type is not known"),
+    "TABLES before HELLO": (wire.tables(), "type is not known"),
     "PURGE": (wire.message(wire.PURGE, struct.pack("<QQ", 1, 1)), "type is not known"),
     "SAMPLE before HELLO": (wire.sample(), "came before HELLO"),
     "RELEASE_DONE before HELLO": (wire.release_done(1), "came before HELLO"),
@@ -74,6 +77,8 @@ BAD = {
 BAD_AFTER_HELLO = {
     "CONTENT in version 1": (wire.content(), "type is not known"),
     "PURGE_DONE in version 1": (wire.purge_done(1), "type is not known"),
+    "TABLES in version 1": (wire.tables(), "type is not known"),
+    "COLLECT_DONE in version 1": (wire.collect_done(1), "type is not known"),
     "second HELLO": (wire.hello(), "a second HELLO"),
     "mode keep": (wire.sample(mode=wire.KEEP), "value without meaning"),
     "mode 5": (wire.sample(mode=5), "value without meaning"),

@@ -6,6 +6,7 @@ import struct
 
 HELLO, WELCOME, SAMPLE, POLICY, RELEASE_DONE, RELEASE, REFUSE = 1, 2, 3, 4, 5, 6, 8
 PURGE_DONE, PURGE, CONTENT = 9, 10, 11  # from version 2 on
+COLLECT_DONE, COLLECT, TABLES = 17, 18, 19  # from version 3 on
 FRONT_EBB, FRONT_BALLOON = 1, 2
 KEEP, OFF, LAZY, EAGER, AUTO = range(5)
 PLENTY, NEARING, SHORT = 1, 2, 3
@@ -14,6 +15,8 @@ DONE_OK, DONE_PARTIAL, DONE_SHORT, DONE_UNSUPPORTED, DONE_CANCELLED = range(5)
 NO_DRIVER, BUSY, RELEASE_OFF = 16, 17, 18
 ANEW = 1
 PURGE_OK, PURGE_PARTIAL, PURGE_BUSY, PURGE_OFF = range(4)
+COLLECT_NO_KERNEL = 19
+TABLES_CAN = 1
 CONTENT_HARDENED, CONTENT_GUEST = 1, 2
 S_TOTAL, S_FREE, S_AVAILABLE, S_CACHED, S_REPORTED, S_REUSED, S_OOM, S_FLAGS = range(1, 9)
 REASONS, STATS = 9, 9
@@ -59,6 +62,18 @@ def content(flags=0, reserved=0, blocks=0, marked=0, purged=0, notices=0, guest=
                                         *(guest or (0, 0, 0))), **header)
 
 
+def collect_done(number, counts=(0, 0, 0, 0, 0), usec=0, status=DONE_OK, reserved=0, **header):
+    """counts: found, asked, offered, freed, refused."""
+    return message(COLLECT_DONE, struct.pack("<QQQQQQQLL", number, *counts, usec, status, reserved),
+                   **header)
+
+
+def tables(flags=TABLES_CAN, reserved=0, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
+           **header):
+    return message(TABLES, struct.pack("<LL7Q", flags, reserved, collections, *counts, skipped),
+                   **header)
+
+
 @dataclasses.dataclass
 class Welcome:
     version: int
@@ -85,6 +100,11 @@ class Purge:
 
 
 @dataclasses.dataclass
+class Collect:
+    id: int
+
+
+@dataclasses.dataclass
 class Refuse:
     text: str
 
@@ -105,6 +125,10 @@ def decode(packet):
         number, size = struct.unpack("<QQ", body)
         assert number != 0 and size != 0
         return Purge(number, size)
+    if kind == COLLECT:
+        number, = struct.unpack("<Q", body)
+        assert number != 0
+        return Collect(number)
     assert kind == REFUSE
     text, = struct.unpack("<128s", body)
     text, _, rest = text.partition(b"\0")

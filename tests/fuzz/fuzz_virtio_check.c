@@ -61,6 +61,21 @@ static void check_answer(const uint8_t *bytes, size_t size, uint32_t count)
 			MUST(ebb_get_le64(&verdicts[i].bytes) <= 1 << 21);
 }
 
+/* What is read of the ranges lies within what was written. */
+static void check_collect(const uint8_t *bytes, size_t size)
+{
+	const struct virtio_ebb_collect *collect = (const void *)bytes;
+	uint32_t count = ebb_get_le32(&collect->command.count), i;
+	__u64 gpa, range_bytes;
+
+	if (virtio_ebb_check_collect(collect, size))
+		return;
+	MUST(count && count <= VIRTIO_EBB_MAX_COLLECT);
+	MUST(size >= sizeof(collect->command) + count * sizeof(collect->ranges[0]));
+	for (i = 0; i < count; i++)
+		MUST(!virtio_ebb_check_range(&collect->ranges[i], &gpa, &range_bytes));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint32_t writable_bytes, max_ranges, count;
@@ -79,6 +94,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_answer(bytes, size, count);
 	if (!virtio_ebb_check_command((const void *)bytes, size))
 		MUST(size >= sizeof(struct virtio_ebb_command));
+	if (size >= sizeof(struct virtio_ebb_command))
+		check_collect(bytes, size);
 	if (size >= 12 && !virtio_ebb_check_config(ebb_get_le32((const void *)bytes),
 						   ebb_get_le32((const void *)(bytes + 4)),
 						   ebb_get_le32((const void *)(bytes + 8)))) {

@@ -58,9 +58,13 @@ SIZE(virtio_ebb_command, 32);
 FIELD(virtio_ebb_command, id, 0);
 FIELD(virtio_ebb_command, type, 8);
 FIELD(virtio_ebb_command, flags, 10);
-FIELD(virtio_ebb_command, reserved0, 12);
+FIELD(virtio_ebb_command, count, 12);
 FIELD(virtio_ebb_command, bytes, 16);
 FIELD(virtio_ebb_command, gpa, 24);
+
+SIZE(virtio_ebb_collect, 1024);
+FIELD(virtio_ebb_collect, command, 0);
+FIELD(virtio_ebb_collect, ranges, 32);
 
 SIZE(virtio_ebb_done, 16);
 FIELD(virtio_ebb_done, status, 0);

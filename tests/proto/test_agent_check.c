@@ -25,14 +25,19 @@ static union {
 	struct ebb_msg_purge purge;
 	struct ebb_msg_purge_done purge_done;
 	struct ebb_msg_content content;
+	struct ebb_msg_collect collect;
+	struct ebb_msg_collect_done collect_done;
+	struct ebb_msg_tables tables;
 	uint8_t bytes[EBB_AGENT_MAX_BYTES];
 } msg;
 
 static const uint16_t types[] = {
-	EBB_MSG_HELLO,	      EBB_MSG_WELCOME, EBB_MSG_SAMPLE,	   EBB_MSG_POLICY, EBB_MSG_RELEASE,
-	EBB_MSG_RELEASE_DONE, EBB_MSG_REFUSE,  EBB_MSG_PURGE_DONE, EBB_MSG_PURGE,  EBB_MSG_CONTENT,
+	EBB_MSG_HELLO,	      EBB_MSG_WELCOME,	    EBB_MSG_SAMPLE,  EBB_MSG_POLICY,
+	EBB_MSG_RELEASE,      EBB_MSG_RELEASE_DONE, EBB_MSG_REFUSE,  EBB_MSG_PURGE_DONE,
+	EBB_MSG_PURGE,	      EBB_MSG_CONTENT,	    EBB_MSG_COLLECT, EBB_MSG_TABLES,
+	EBB_MSG_COLLECT_DONE,
 };
-#define LATEST	 2
+#define LATEST	 3
 #define NR_TYPES (sizeof(types) / sizeof(types[0]))
 
 static void make(uint16_t type)
@@ -77,6 +82,16 @@ static void make(uint16_t type)
 		break;
 	case EBB_MSG_CONTENT:
 		ebb_put_le32(&msg.content.flags, EBB_CONTENT_F_MASK);
+		break;
+	case EBB_MSG_COLLECT:
+		ebb_put_le64(&msg.collect.id, 1);
+		break;
+	case EBB_MSG_COLLECT_DONE:
+		ebb_put_le64(&msg.collect_done.id, 1);
+		ebb_put_le32(&msg.collect_done.status, EBB_COLLECT_NO_KERNEL);
+		break;
+	case EBB_MSG_TABLES:
+		ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK);
 		break;
 	}
 }
@@ -183,22 +198,40 @@ static void values(void **state)
 	SPOILT(EBB_MSG_CONTENT, ebb_put_le32(&msg.content.reserved, 1), EBB_AGENT_FAULT_RESERVED);
 }
 
-/* A peer of version 1 is sent nothing of version 2, and may send nothing of it. */
+static void collections(void **state)
+{
+	SPOILT(EBB_MSG_COLLECT, ebb_put_le64(&msg.collect.id, 0), EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_COLLECT_DONE, ebb_put_le64(&msg.collect_done.id, 0), EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_COLLECT_DONE, ebb_put_le32(&msg.collect_done.status, EBB_COLLECT_MAX),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_COLLECT_DONE, ebb_put_le32(&msg.collect_done.reserved, 1),
+	       EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK + 1),
+	       EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.reserved, 1), EBB_AGENT_FAULT_RESERVED);
+}
+
+/* A peer of an earlier version is sent nothing of a later one, and may send nothing of it. */
 static void versions(void **state)
 {
-	unsigned int i;
+	unsigned int i, version;
 	uint16_t got;
 
-	for (i = 0; i < NR_TYPES; i++) {
-		uint32_t bytes = ebb_agent_msg_bytes(types[i]);
-		int later = ebb_agent_msg_version(types[i]) > 1;
+	for (i = 0; i < NR_TYPES * LATEST; i++) {
+		uint16_t type = types[i / LATEST];
+		uint32_t bytes = ebb_agent_msg_bytes(type);
 		enum ebb_agent_fault fault;
 
-		make(types[i]);
-		fault = types[i] % 2 ? ebb_agent_check_from_executor(&msg, bytes, 1, &got)
-				     : ebb_agent_check_from_agent(&msg, bytes, 1, &got);
-		assert_int_equal(fault, later ? EBB_AGENT_FAULT_TYPE : EBB_AGENT_FAULT_NONE);
+		version = 1 + i % LATEST;
+		make(type);
+		fault = type % 2 ? ebb_agent_check_from_executor(&msg, bytes, version, &got)
+				 : ebb_agent_check_from_agent(&msg, bytes, version, &got);
+		assert_int_equal(fault, ebb_agent_msg_version(type) > version
+						? EBB_AGENT_FAULT_TYPE
+						: EBB_AGENT_FAULT_NONE);
 	}
+	assert_int_equal(ebb_agent_msg_version(EBB_MSG_CONTENT), 2);
+	assert_int_equal(ebb_agent_msg_version(EBB_MSG_COLLECT), 3);
 }
 
 static void texts(void **state)
@@ -229,11 +262,9 @@ static void every_fault_has_words(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_head),
-		cmocka_unit_test(values),
-		cmocka_unit_test(versions),
-		cmocka_unit_test(texts),
-		cmocka_unit_test(every_fault_has_words),
+		cmocka_unit_test(the_head),    cmocka_unit_test(values),
+		cmocka_unit_test(collections), cmocka_unit_test(versions),
+		cmocka_unit_test(texts),       cmocka_unit_test(every_fault_has_words),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -194,6 +194,39 @@ static void purge_notices(void **state)
 	assert_int_equal(check_purged(0, -4096ull, 8192), VIRTIO_EBB_FAULT_WRAP);
 }
 
+static void collections(void **state)
+{
+	struct virtio_ebb_collect collect = { 0 };
+	struct virtio_ebb_range *last = &collect.ranges[VIRTIO_EBB_MAX_COLLECT - 1];
+	uint32_t i;
+
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect)),
+			 VIRTIO_EBB_FAULT_COUNT);
+	for (i = 0; i < VIRTIO_EBB_MAX_COLLECT; i++) {
+		ebb_put_le64(&collect.ranges[i].gpa, i * 4096ull);
+		ebb_put_le64(&collect.ranges[i].bytes, 4096);
+	}
+	ebb_put_le32(&collect.command.count, 1);
+	assert_int_equal(virtio_ebb_check_collect(&collect, 48), 0);
+	assert_int_equal(virtio_ebb_check_collect(&collect, 47), VIRTIO_EBB_FAULT_LENGTH);
+	ebb_put_le32(&collect.command.count, VIRTIO_EBB_MAX_COLLECT);
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect)), 0);
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect) - 1),
+			 VIRTIO_EBB_FAULT_LENGTH);
+	ebb_put_le64(&last->bytes, 4095);
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect)),
+			 VIRTIO_EBB_FAULT_ALIGN);
+	ebb_put_le64(&last->bytes, 0);
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect)),
+			 VIRTIO_EBB_FAULT_EMPTY);
+	ebb_put_le64(&last->bytes, 8192);
+	ebb_put_le64(&last->gpa, -4096ull);
+	assert_int_equal(virtio_ebb_check_collect(&collect, sizeof(collect)),
+			 VIRTIO_EBB_FAULT_WRAP);
+	ebb_put_le32(&collect.command.count, VIRTIO_EBB_MAX_COLLECT + 1);
+	assert_int_equal(virtio_ebb_check_collect(&collect, 4096), VIRTIO_EBB_FAULT_COUNT);
+}
+
 static void every_fault_has_words(void **state)
 {
 	int fault;
@@ -214,6 +247,7 @@ int main(void)
 		cmocka_unit_test(answers),
 		cmocka_unit_test(commands),
 		cmocka_unit_test(purge_notices),
+		cmocka_unit_test(collections),
 		cmocka_unit_test(every_fault_has_words),
 	};
 

@@ -114,6 +114,23 @@ static int on_release(void *opaque, uint64_t id, uint64_t bytes, uint32_t flags)
 	return ret;
 }
 
+static int on_collect(void *opaque, uint64_t id, const struct ebb_candidate *ranges,
+		      uint32_t nr_ranges)
+{
+	struct fake_vmm *vmm = opaque;
+	int ret;
+
+	pthread_mutex_lock(&vmm->lock);
+	vmm->collect_id = id;
+	vmm->nr_candidates = nr_ranges;
+	memcpy(vmm->candidates, ranges, nr_ranges * sizeof(*ranges));
+	vmm->nr_collect++;
+	ret = vmm->collect_ret;
+	pthread_cond_broadcast(&vmm->changed);
+	pthread_mutex_unlock(&vmm->lock);
+	return ret;
+}
+
 static void on_want_stats(void *opaque)
 {
 	struct fake_vmm *vmm = opaque;
@@ -153,6 +170,7 @@ static const struct ebb_vmm_ops fake_ops = {
 	.batch_done = on_done,
 	.guide = on_guide,
 	.release = on_release,
+	.collect = on_collect,
 	.want_stats = on_want_stats,
 	.purged = on_purged,
 	.log = on_log,

@@ -37,11 +37,15 @@ struct fake_vmm {
 	bool slow_answer; /* batch_done takes its time before it tells */
 	/* What it saw */
 	unsigned int nr_begin, nr_end, nr_done, nr_guide, nr_release, nr_stats, nr_discard, nr_log,
-		nr_purged;
+		nr_purged, nr_collect;
 	unsigned int at_gate;
 	struct ebb_guidance guidance;
 	uint64_t release_id, release_bytes;
 	uint32_t release_flags;
+	int collect_ret;
+	uint64_t collect_id;
+	struct ebb_candidate candidates[VIRTIO_EBB_MAX_COLLECT];
+	uint32_t nr_candidates;
 	struct {
 		void *region;
 		uint64_t offset, bytes;

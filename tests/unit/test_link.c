@@ -579,6 +579,54 @@ static void content_is_purged_and_told_of(void **state)
 	version = 1;
 }
 
+static void collections_are_answered(void **state)
+{
+	struct ebb_msg_collect collect = { 0 };
+	struct ebb_msg_collect_done done;
+	struct ebb_msg_tables tables;
+	struct ebb_status status;
+
+	version = 3;
+	begin(EBB_MODE_EAGER);
+	connected(100);
+	ebb_executor_status(vmm.executor, &status);
+	assert_int_equal(receive(EBB_MSG_TABLES, &tables, sizeof(tables)), sizeof(tables));
+	assert_int_equal(ebb_get_le32(&tables.flags), status.can_collect ? EBB_TABLES_F_CAN : 0);
+	put_hdr(&collect.hdr, EBB_MSG_COLLECT);
+	ebb_put_le64(&collect.id, 77);
+	send_bytes(&collect, sizeof(collect));
+	assert_int_equal(receive(EBB_MSG_COLLECT_DONE, &done, sizeof(done)), sizeof(done));
+	assert_int_equal(ebb_get_le64(&done.id), 77);
+	assert_int_equal(ebb_get_le32(&done.status),
+			 status.can_collect ? EBB_RELEASE_NO_DRIVER : EBB_COLLECT_NO_KERNEL);
+	if (status.can_collect) {
+		ebb_executor_set_driver(vmm.executor, true);
+		/* a part of a block leaves its table */
+		guest_ram_fill(&ram, 0, PAGE, 1);
+		run(0, 0, PAGE);
+		ebb_put_le64(&collect.id, 78);
+		send_bytes(&collect, sizeof(collect));
+		fake_vmm_wait(&vmm, vmm.nr_collect == 1);
+		run(vmm.collect_id, 0, 2 * MIB);
+		ebb_executor_release_done(vmm.executor, vmm.collect_id, VIRTIO_EBB_DONE_PARTIAL, 1,
+					  2 * MIB);
+		assert_int_equal(receive(EBB_MSG_COLLECT_DONE, &done, sizeof(done)), sizeof(done));
+		assert_int_equal(ebb_get_le64(&done.id), 78);
+		assert_int_equal(ebb_get_le32(&done.status), VIRTIO_EBB_DONE_OK);
+		assert_int_equal(ebb_get_le64(&done.found_tables), 1);
+		assert_int_equal(ebb_get_le64(&done.asked_tables), 1);
+		assert_int_equal(ebb_get_le64(&done.offered_tables), 1);
+		assert_int_equal(ebb_get_le64(&done.freed_tables), 1);
+		do {
+			assert_int_equal(receive(EBB_MSG_TABLES, &tables, sizeof(tables)),
+					 sizeof(tables));
+		} while (ebb_get_le64(&tables.collections) == 0);
+		assert_int_equal(ebb_get_le64(&tables.freed_tables), 1);
+	}
+	end();
+	version = 1;
+}
+
 /* receive() refuses CONTENT from an executor that agreed upon version 1. */
 static void version_1_knows_no_content(void **state)
 {
@@ -611,6 +659,7 @@ int main(void)
 		cmocka_unit_test(a_release_at_plenty),
 		cmocka_unit_test(nothing_is_inherited),
 		cmocka_unit_test(content_is_purged_and_told_of),
+		cmocka_unit_test(collections_are_answered),
 		cmocka_unit_test(version_1_knows_no_content),
 	};
 	int ret;

@@ -88,6 +88,12 @@ struct ebb_guidance {
 	uint32_t reoffer_generation; /* grows when all is to be offered anew */
 };
 
+/* Blocks whose page tables are there and seem to be empty. */
+struct ebb_candidate {
+	uint64_t gpa;
+	uint64_t bytes;
+};
+
 /* All are called in the executor thread. */
 struct ebb_vmm_ops {
 	/*
@@ -108,6 +114,13 @@ struct ebb_vmm_ops {
 	 * ebb_executor_release_done() or ebb_executor_reset().
 	 */
 	int (*release)(void *vmm, uint64_t id, uint64_t bytes, uint32_t flags);
+	/*
+	 * Ask the guest's driver for those blocks of ranges that are free now, as command id.
+	 * Returns as release does and ends as it does. The array is the executor's, for the
+	 * duration of the call. NULL: this guest cannot be asked.
+	 */
+	int (*collect)(void *vmm, uint64_t id, const struct ebb_candidate *ranges,
+		       uint32_t nr_ranges);
 	/* Ask the guest for statistics; the answer comes by ebb_executor_guest_stats(). */
 	void (*want_stats)(void *vmm);
 	/* There are notices: ebb_executor_take_notice() gives them to any thread. May be NULL. */
@@ -121,6 +134,7 @@ struct ebb_executor_config {
 	const char *agent_path; /* ebbd's socket; NULL: no agent */
 	uint32_t front;		/* EBB_FRONT_*; BALLOON cannot rest: AUTO marks lazily at PLENTY */
 	uint32_t mode;		/* EBB_MODE_*, not KEEP */
+	uint32_t tables_way;	/* enum ebb_tables_way; 0: what the kernel is found to do */
 };
 
 /* Counters since creation; see struct ebb_msg_sample for their meaning. */
@@ -138,6 +152,12 @@ struct ebb_counters {
 	uint64_t content_purged_bytes; /* that a scan found gone */
 	uint64_t notices;	       /* taken by the VMM */
 	uint64_t purges;
+	uint64_t collections;
+	uint64_t tables_found;	 /* empty, by looking for them; so are the next three, of tables */
+	uint64_t tables_asked;	 /* of the guest */
+	uint64_t tables_offered; /* by the guest, of these */
+	uint64_t tables_freed;
+	uint64_t tables_refused; /* offered, and left because there was something in them again */
 	uint64_t madvise_calls;
 	uint64_t madvise_nsec; /* in system calls that mark or discard */
 };
@@ -157,6 +177,8 @@ struct ebb_status {
 	struct ebb_guidance guidance;
 	uint64_t ram_bytes;
 	uint64_t refused_ram_bytes;
+	bool can_collect;	      /* this host's kernel can find and free empty page tables */
+	uint64_t skipped_ram_bytes;   /* whose page tables are left alone for its backing */
 	uint64_t content_block_bytes; /* of blocks that may hold volatile content */
 	const char *refused_why;      /* of one such region, or NULL */
 };
@@ -259,7 +281,14 @@ void ebb_executor_set_poison(struct ebb_executor *executor, bool poison);
 /* Ask for a release by the operator's hand (without ebbd). -EBUSY, -ENODEV, -EPERM (off). */
 int ebb_executor_release(struct ebb_executor *executor, uint64_t bytes, uint32_t flags);
 
-/* The driver has ended command id. Unknown ids are ignored. */
+/*
+ * Find empty page tables and collect them from the guest's free memory, by the operator's hand.
+ * Returns at once: -EBUSY one is under way, -EPERM mode off, -ENODEV no driver, -ENOSYS this
+ * host's kernel cannot do it.
+ */
+int ebb_executor_collect(struct ebb_executor *executor);
+
+/* The driver has ended command id, a release or a collection. Unknown ids are ignored. */
 void ebb_executor_release_done(struct ebb_executor *executor, uint64_t id, uint32_t status,
 			       uint32_t passes, uint64_t offered_bytes);
 

@@ -124,7 +124,9 @@ static bool go_to_sleep(struct ebb_executor *executor)
 
 	pthread_mutex_lock(&executor->lock);
 	asleep = !executor->queue_head && !executor->purge.active && !executor->guide_pending &&
-		 !executor->stop && !look_is_due(executor) && !executor->link.done_new &&
+		 executor->collect.state != EBB_COLLECT_WANTED &&
+		 executor->collect.state != EBB_COLLECT_ANSWERED && !executor->stop &&
+		 !look_is_due(executor) && !executor->link.done_new &&
 		 executor->content.harden_wanted == executor->content.harden_done &&
 		 executor->release.state != EBB_RELEASE_WANTED;
 	executor->sleeping = asleep;
@@ -216,6 +218,7 @@ static void *thread_main(void *opaque)
 		ebb_flights_run(executor);
 		ebb_content_harden_if_wanted(executor);
 		ebb_purge_work(executor);
+		ebb_collect_work(executor);
 		guide(executor);
 		ebb_link_work(executor, readable);
 		ebb_release_ask(executor);
@@ -266,6 +269,7 @@ static void dispose(struct ebb_executor *executor)
 	ebb_ksm_deinit(&executor->ksm);
 	ebb_scan_deinit(&executor->scan);
 	ebb_content_deinit(&executor->content);
+	ebb_tables_deinit(&executor->tables);
 	ebb_ram_map_deinit(&executor->map);
 	for (i = 0; i < EBB_MAX_FLIGHTS; i++)
 		free(executor->flights[i].spans);
@@ -334,6 +338,7 @@ int ebb_executor_new(struct ebb_executor **ret, const struct ebb_executor_config
 	pthread_cond_init(&executor->idle, NULL);
 	ebb_scan_init(&executor->scan);
 	ebb_content_init(&executor->content);
+	ebb_tables_init(&executor->tables, (enum ebb_tables_way)config->tables_way);
 	ebb_ksm_init(&executor->ksm, &ebb_ksm_kernel_paths);
 	error = ebb_link_init(&executor->link, config->agent_path);
 	if (!error)
@@ -543,8 +548,9 @@ void ebb_executor_reset(struct ebb_executor *executor)
 	pthread_mutex_lock(&executor->lock);
 	ebb_flights_cancel(executor, 0, UINT64_MAX);
 	drain(executor);
-	while (executor->release.asking)
+	while (executor->release.asking || executor->collect.asking)
 		pthread_cond_wait(&executor->idle, &executor->lock);
+	ebb_collect_answer(executor, VIRTIO_EBB_DONE_CANCELLED);
 	if (executor->release.state != EBB_RELEASE_NONE)
 		ebb_release_end(executor, VIRTIO_EBB_DONE_CANCELLED, 0, 0);
 	/* What was offered before is not known any more: it is kept. */
@@ -566,6 +572,8 @@ void ebb_executor_set_driver(struct ebb_executor *executor, bool present)
 	executor->status.driver = present;
 	if (!present && executor->release.state != EBB_RELEASE_NONE)
 		ebb_release_end(executor, EBB_RELEASE_NO_DRIVER, 0, 0);
+	if (!present)
+		ebb_collect_answer(executor, EBB_RELEASE_NO_DRIVER);
 	pthread_mutex_unlock(&executor->lock);
 	wake(executor);
 }
@@ -626,8 +634,22 @@ void ebb_executor_release_done(struct ebb_executor *executor, uint64_t id, uint3
 	pthread_mutex_lock(&executor->lock);
 	if (executor->release.state == EBB_RELEASE_ACTIVE && executor->release.id == id)
 		ebb_release_end(executor, status, passes, offered_bytes);
+	else if (executor->collect.state == EBB_COLLECT_ACTIVE && executor->collect.id == id)
+		ebb_collect_answer(executor, status);
 	pthread_mutex_unlock(&executor->lock);
 	wake(executor);
+}
+
+int ebb_executor_collect(struct ebb_executor *executor)
+{
+	int ret;
+
+	pthread_mutex_lock(&executor->lock);
+	ret = ebb_collect_start(executor, 0);
+	pthread_mutex_unlock(&executor->lock);
+	if (!ret)
+		wake(executor);
+	return ret;
 }
 
 void ebb_executor_guest_stats(struct ebb_executor *executor, const struct ebb_guest_stats *stats)
@@ -645,6 +667,7 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 	pthread_mutex_lock(&executor->lock);
 	*status = executor->status;
 	status->hardened = executor->content.harden_depth != 0;
+	status->can_collect = ebb_tables_can(&executor->tables);
 	for (i = 0; i < executor->map.nr; i++) {
 		const struct ebb_region *region = executor->map.regions[i];
 
@@ -653,6 +676,8 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 		status->content_block_bytes +=
 			EBB_BLOCK_BYTES *
 			__atomic_load_n(&region->nr_content_blocks, __ATOMIC_RELAXED);
+		if (region->desc.backing != EBB_BACKING_PRIVATE_ANON || region->locked)
+			status->skipped_ram_bytes += region->desc.size_bytes;
 		if (region->desc.backing != EBB_BACKING_REFUSED && !region->locked)
 			continue;
 		status->refused_ram_bytes += region->desc.size_bytes;

@@ -18,6 +18,7 @@
 #include "ram_map.h"
 #include "scan.h"
 #include "spans.h"
+#include "tables.h"
 
 #define NSEC_PER_SEC  1000000000ull
 #define NSEC_PER_MSEC 1000000ull
@@ -60,6 +61,32 @@ struct ebb_release {
 	uint64_t last_answer_nsec; /* 0: none */
 };
 
+enum ebb_collect_state {
+	EBB_COLLECT_NONE,
+	EBB_COLLECT_WANTED, /* the thread looks for candidates and asks the VMM */
+	EBB_COLLECT_ACTIVE,
+	EBB_COLLECT_ANSWERED, /* or ended otherwise: the thread has yet to see to it */
+};
+
+/* The collection of page tables that is under way. */
+struct ebb_collect {
+	/* Under the lock. */
+	enum ebb_collect_state state;
+	bool asking;	   /* ops->collect() is being called */
+	uint64_t id;	   /* of the candidates that the guest is asked for now */
+	uint64_t agent_id; /* ebbd's; 0: asked for by the operator */
+	uint32_t status;   /* ANSWERED: VIRTIO_EBB_DONE_* or EBB_RELEASE_* */
+	uint64_t start_nsec;
+	struct ebb_link_tables tables;
+	/* Executor thread. */
+	bool fresh;	    /* not begun with */
+	bool walked;	    /* to the end */
+	uint64_t gpa;	    /* where the walk goes on */
+	uint64_t found_now; /* tables of the candidates */
+	struct ebb_candidate ranges[VIRTIO_EBB_MAX_COLLECT];
+	uint32_t nr_ranges;
+};
+
 /* The purge that is under way. */
 struct ebb_purge {
 	/* Under the lock. */
@@ -98,7 +125,8 @@ struct ebb_executor {
 	struct ebb_policy policy;
 	struct ebb_release release;
 	struct ebb_purge purge;
-	uint64_t next_release_id;
+	struct ebb_collect collect;
+	uint64_t next_release_id;	   /* of collections, too */
 	struct ebb_status status;	   /* what is not computed on demand */
 	const struct ebb_region *scanning; /* the thread looks at its blocks */
 
@@ -107,7 +135,8 @@ struct ebb_executor {
 	struct ebb_link link;
 	struct ebb_scan scan;
 	struct ebb_content content; /* says itself who writes what */
-	bool marked;		    /* something was marked, at any time */
+	struct ebb_tables tables;
+	bool marked; /* something was marked, at any time */
 };
 
 uint64_t ebb_now_nsec(void);
@@ -157,6 +186,15 @@ void ebb_memops_end(struct ebb_executor *executor);
 int ebb_purge_start(struct ebb_executor *executor, uint64_t agent_id, uint64_t bytes);
 /* Executor thread: go on with it. */
 void ebb_purge_work(struct ebb_executor *executor);
+
+/* collect.c. */
+
+/* Errors as of ebb_executor_collect(). Lock held. */
+int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id);
+/* The guest has answered, or nobody will: VIRTIO_EBB_DONE_*, EBB_RELEASE_*. Lock held. */
+void ebb_collect_answer(struct ebb_executor *executor, uint32_t status);
+/* Executor thread: go on with it. */
+void ebb_collect_work(struct ebb_executor *executor);
 
 /* release.c. All with the lock held but ebb_release_ask(). */
 int ebb_release_start(struct ebb_executor *executor, uint64_t agent_id, uint64_t bytes,

@@ -86,6 +86,7 @@ static void set_connected(struct ebb_executor *executor, bool connected)
 		executor->link.done_lost = false;
 		executor->release.agent_id = 0;
 		executor->purge.agent_id = 0;
+		executor->collect.agent_id = 0;
 	}
 	pthread_mutex_unlock(&executor->lock);
 }
@@ -231,6 +232,40 @@ static int send_content(struct ebb_executor *executor)
 	return send_packet(&executor->link, &msg, sizeof(msg));
 }
 
+static int send_tables(struct ebb_executor *executor)
+{
+	struct ebb_msg_tables msg = { 0 };
+	struct ebb_status status;
+
+	ebb_executor_status(executor, &status);
+	put_hdr(&msg.hdr, EBB_MSG_TABLES);
+	ebb_put_le32(&msg.flags, status.can_collect ? EBB_TABLES_F_CAN : 0);
+	ebb_put_le64(&msg.collections, status.counters.collections);
+	ebb_put_le64(&msg.found_tables, status.counters.tables_found);
+	ebb_put_le64(&msg.asked_tables, status.counters.tables_asked);
+	ebb_put_le64(&msg.offered_tables, status.counters.tables_offered);
+	ebb_put_le64(&msg.freed_tables, status.counters.tables_freed);
+	ebb_put_le64(&msg.refused_tables, status.counters.tables_refused);
+	ebb_put_le64(&msg.skipped_bytes, status.skipped_ram_bytes);
+	return send_packet(&executor->link, &msg, sizeof(msg));
+}
+
+static int send_collect_done(struct ebb_link *link, const struct ebb_link_done *done)
+{
+	struct ebb_msg_collect_done msg = { 0 };
+
+	put_hdr(&msg.hdr, EBB_MSG_COLLECT_DONE);
+	ebb_put_le64(&msg.id, done->id);
+	ebb_put_le64(&msg.found_tables, done->tables.found);
+	ebb_put_le64(&msg.asked_tables, done->tables.asked);
+	ebb_put_le64(&msg.offered_tables, done->tables.offered);
+	ebb_put_le64(&msg.freed_tables, done->tables.freed);
+	ebb_put_le64(&msg.refused_tables, done->tables.refused);
+	ebb_put_le64(&msg.usec, done->usec);
+	ebb_put_le32(&msg.status, done->status);
+	return send_packet(link, &msg, sizeof(msg));
+}
+
 static int send_purge_done(struct ebb_link *link, const struct ebb_link_done *done)
 {
 	struct ebb_msg_purge_done msg = { 0 };
@@ -243,12 +278,10 @@ static int send_purge_done(struct ebb_link *link, const struct ebb_link_done *do
 	return send_packet(link, &msg, sizeof(msg));
 }
 
-static int send_done(struct ebb_link *link, const struct ebb_link_done *done)
+static int send_release_done(struct ebb_link *link, const struct ebb_link_done *done)
 {
 	struct ebb_msg_release_done msg = { 0 };
 
-	if (done->purge)
-		return send_purge_done(link, done);
 	put_hdr(&msg.hdr, EBB_MSG_RELEASE_DONE);
 	ebb_put_le64(&msg.id, done->id);
 	ebb_put_le64(&msg.offered_bytes, done->offered_bytes);
@@ -257,6 +290,19 @@ static int send_done(struct ebb_link *link, const struct ebb_link_done *done)
 	ebb_put_le32(&msg.status, done->status);
 	ebb_put_le32(&msg.passes, done->passes);
 	return send_packet(link, &msg, sizeof(msg));
+}
+
+static int send_done(struct ebb_link *link, const struct ebb_link_done *done)
+{
+	switch (done->kind) {
+	case EBB_LINK_RELEASE_DONE:
+		return send_release_done(link, done);
+	case EBB_LINK_PURGE_DONE:
+		return send_purge_done(link, done);
+	case EBB_LINK_COLLECT_DONE:
+		return send_collect_done(link, done);
+	}
+	return -EINVAL;
 }
 
 /* Send the answers that wait; one that does not fit waits for the next SAMPLE's time. */
@@ -319,13 +365,41 @@ static void handle_release(struct ebb_executor *executor, const struct ebb_msg_r
 static void handle_purge(struct ebb_executor *executor, const struct ebb_msg_purge *msg)
 {
 	uint64_t id = ebb_get_le64(&msg->id);
-	struct ebb_link_done done = { .purge = true, .id = id };
+	struct ebb_link_done done = { .kind = EBB_LINK_PURGE_DONE, .id = id };
 	int ret;
 
 	pthread_mutex_lock(&executor->lock);
 	ret = ebb_purge_start(executor, id, ebb_get_le64(&msg->bytes));
 	if (ret) {
 		done.status = ret == -EBUSY ? EBB_PURGE_BUSY : EBB_PURGE_OFF;
+		ebb_link_push_done(&executor->link, &done);
+	}
+	pthread_mutex_unlock(&executor->lock);
+}
+
+static uint32_t collect_status(int error)
+{
+	switch (error) {
+	case -EBUSY:
+		return EBB_RELEASE_BUSY;
+	case -EPERM:
+		return EBB_RELEASE_OFF;
+	case -ENOSYS:
+		return EBB_COLLECT_NO_KERNEL;
+	}
+	return EBB_RELEASE_NO_DRIVER;
+}
+
+static void handle_collect(struct ebb_executor *executor, const struct ebb_msg_collect *msg)
+{
+	uint64_t id = ebb_get_le64(&msg->id);
+	struct ebb_link_done done = { .kind = EBB_LINK_COLLECT_DONE, .id = id };
+	int ret;
+
+	pthread_mutex_lock(&executor->lock);
+	ret = ebb_collect_start(executor, id);
+	if (ret) {
+		done.status = collect_status(ret);
 		ebb_link_push_done(&executor->link, &done);
 	}
 	pthread_mutex_unlock(&executor->lock);
@@ -364,6 +438,8 @@ static int handle_packet(struct ebb_executor *executor, uint16_t type, const voi
 		handle_policy(executor, packet);
 	else if (type == EBB_MSG_PURGE)
 		handle_purge(executor, packet);
+	else if (type == EBB_MSG_COLLECT)
+		handle_collect(executor, packet);
 	else
 		handle_release(executor, packet);
 	return 0;
@@ -434,6 +510,8 @@ static int sample_if_due(struct ebb_executor *executor)
 	ret = send_sample(executor);
 	if (!ret && link->version >= 2)
 		ret = send_content(executor);
+	if (!ret && link->version >= 3)
+		ret = send_tables(executor);
 	/* The guest's answer to this goes into the next sample. */
 	executor->ops->want_stats(executor->vmm);
 	return ret == -EAGAIN ? 0 : ret;

@@ -18,15 +18,31 @@ enum ebb_link_state {
 	EBB_LINK_UP,	/* next_nsec: when to send a SAMPLE */
 };
 
-/* A RELEASE_DONE or PURGE_DONE that waits to be sent. */
+/* What a collection came to, in page tables. */
+struct ebb_link_tables {
+	uint64_t found;
+	uint64_t asked;
+	uint64_t offered;
+	uint64_t freed;
+	uint64_t refused;
+};
+
+enum ebb_link_kind {
+	EBB_LINK_RELEASE_DONE,
+	EBB_LINK_PURGE_DONE,   /* discarded_bytes is what was purged */
+	EBB_LINK_COLLECT_DONE, /* of the figures only tables counts */
+};
+
+/* An answer that waits to be sent. */
 struct ebb_link_done {
-	bool purge; /* a PURGE_DONE: discarded_bytes is what was purged */
+	enum ebb_link_kind kind;
 	uint64_t id;
 	uint64_t offered_bytes;
 	uint64_t discarded_bytes;
 	uint64_t usec;
 	uint32_t status;
 	uint32_t passes;
+	struct ebb_link_tables tables;
 };
 
 #define EBB_LINK_MAX_DONE 8

@@ -40,6 +40,9 @@ struct work {
 	struct ebb_flight *flight;
 	struct ebb_batch *batch;
 	enum ebb_action action;
+	uint16_t reason; /* with action NONE */
+	bool collect;	 /* it answers the collection that is under way */
+	struct ebb_link_tables tables;
 	uint64_t marked_bytes;
 	uint64_t discarded_bytes;
 	uint64_t not_marked_bytes[VIRTIO_EBB_REASON_MAX];
@@ -173,6 +176,9 @@ static void advise_piece(struct work *work, struct ebb_region *region, uint64_t 
 	uint16_t reason = advise(work, region, offset_bytes, bytes, advice);
 	uint64_t block, end;
 
+	ebb_tables_worked_on(region, offset_bytes, bytes,
+			     !reason && advice == MADV_DONTNEED &&
+				     work->executor->tables.way == EBB_TABLES_DONTNEED);
 	if (is_content(work)) {
 		ebb_content_marked(work->executor, region, offset_bytes, bytes);
 		credit(work, gpa, bytes, reason ? OUTCOME_DOUBT : OUTCOME_MARKED, reason);
@@ -191,18 +197,19 @@ static void advise_piece(struct work *work, struct ebb_region *region, uint64_t 
 		uint8_t *state = &region->blocks[block];
 
 		if (advice == MADV_FREE) {
-			*state = EBB_BLOCK_MARKED | EBB_BLOCK_LAZY;
+			*state = (*state & EBB_BLOCK_OF_TABLE) | EBB_BLOCK_MARKED | EBB_BLOCK_LAZY;
 			region->resident[block] = EBB_RESIDENT_UNKNOWN;
 			continue;
 		}
 		/* An empty block has no KSM pages, unless KSM still works here. */
 		if ((*state & EBB_BLOCK_KSM) && !region->mergeable && !work->executor->ksm.doubt) {
-			*state = EBB_BLOCK_DISCARDED;
+			*state = (*state & EBB_BLOCK_OF_TABLE) | EBB_BLOCK_DISCARDED;
 			pthread_mutex_lock(&work->executor->lock);
 			region->nr_ksm_blocks--;
 			pthread_mutex_unlock(&work->executor->lock);
 		} else {
-			*state = (*state & EBB_BLOCK_KSM) | EBB_BLOCK_DISCARDED;
+			*state = (*state & (EBB_BLOCK_KSM | EBB_BLOCK_OF_TABLE)) |
+				 EBB_BLOCK_DISCARDED;
 		}
 	}
 	credit(work, gpa, bytes, advice == MADV_FREE ? OUTCOME_MARKED : OUTCOME_DISCARDED,
@@ -353,23 +360,16 @@ static void run_content(struct work *work, const struct run *run)
 	}
 }
 
-static void run_one(struct work *work, const struct run *run)
+/* Free memory, by what is done with it in general. */
+static void run_free(struct work *work, const struct run *run)
 {
 	struct ebb_region *region = run->region;
 	uint64_t start = run->gpa - region->desc.start_gpa, end = start + run->bytes;
 	uint64_t unit_bytes = region->desc.page_bytes, low, high;
 	bool helper = region->desc.backing == EBB_BACKING_HELPER;
 
-	work->cursor = run->first_span;
-	if (region->desc.backing == EBB_BACKING_REFUSED || region->locked) {
-		credit(work, run->gpa, run->bytes, OUTCOME_LEFT, VIRTIO_EBB_REASON_BACKING);
-		return;
-	}
-	if (is_content(work)) {
-		if (helper)
-			credit(work, run->gpa, run->bytes, OUTCOME_LEFT, VIRTIO_EBB_REASON_BACKING);
-		else
-			run_content(work, run);
+	if (work->action == EBB_ACTION_NONE) {
+		credit(work, run->gpa, run->bytes, OUTCOME_LEFT, work->reason);
 		return;
 	}
 	if (work->action == EBB_ACTION_LAZY && !helper)
@@ -385,6 +385,114 @@ static void run_one(struct work *work, const struct run *run)
 		apply(work, region, low, high - low, MADV_DONTNEED);
 	credit(work, region->desc.start_gpa + high, end - high, OUTCOME_LEFT,
 	       VIRTIO_EBB_REASON_FRAGMENT);
+}
+
+/* The part of a run that begins at gpa. */
+static struct run part_of(const struct run *run, uint64_t gpa, uint64_t bytes)
+{
+	struct run part = *run;
+
+	part.gpa = gpa;
+	part.bytes = bytes;
+	return part;
+}
+
+/* Discard blocks whose table is empty, and count the tables that are gone for it. */
+static void free_tables(struct work *work, const struct run *run, uint64_t block, uint32_t nr)
+{
+	struct ebb_region *region = run->region;
+	uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
+	uint8_t states[MAX_CALL_BYTES / EBB_BLOCK_BYTES];
+	uint32_t i;
+
+	apply(work, region, host - region->host, nr * EBB_BLOCK_BYTES, MADV_DONTNEED);
+	/*
+	 * Nobody uses the blocks yet: what the kernel says of them is of what was done. Where
+	 * userfaultfd protects the area no table looks like an empty one.
+	 */
+	ebb_tables_look(&work->executor->tables, host, nr, states);
+	for (i = 0; i < nr; i++)
+		work->tables.freed += states[i] != EBB_TABLE_USED &&
+				      !(region->blocks[block + i] & EBB_BLOCK_TABLE);
+}
+
+/*
+ * Blocks that the guest was asked for, and offers now: those that are still empty are
+ * discarded. What got an entry since, is an offer as any other. Returns the gpa up to which
+ * the run is done.
+ */
+static uint64_t run_asked(struct work *work, const struct run *run, uint64_t done_gpa,
+			  uint64_t block, uint32_t nr)
+{
+	struct ebb_region *region = run->region;
+	uint64_t gpa = region->desc.start_gpa + (region->block_host - region->host) +
+		       block * EBB_BLOCK_BYTES;
+	uint8_t states[MAX_CALL_BYTES / EBB_BLOCK_BYTES];
+	uint32_t i, next;
+
+	ebb_tables_look(&work->executor->tables, region->block_host + block * EBB_BLOCK_BYTES, nr,
+			states);
+	work->tables.offered += nr;
+	for (i = 0; i < nr; i++)
+		region->blocks[block + i] &= (uint8_t)~EBB_BLOCK_ASKED;
+	for (i = 0; i < nr; i = next) {
+		struct run part = part_of(run, done_gpa, gpa + i * EBB_BLOCK_BYTES - done_gpa);
+
+		next = i + 1;
+		if (states[i] != EBB_TABLE_EMPTY) {
+			work->tables.refused += states[i] == EBB_TABLE_USED;
+			continue;
+		}
+		while (next < nr && states[next] == EBB_TABLE_EMPTY)
+			next++;
+		if (part.bytes)
+			run_free(work, &part);
+		free_tables(work, run, block + i, next - i);
+		done_gpa = gpa + next * EBB_BLOCK_BYTES;
+	}
+	return done_gpa;
+}
+
+/* An offer in answer to a collection. */
+static void run_collected(struct work *work, const struct run *run)
+{
+	struct ebb_region *region = run->region;
+	uint64_t done_gpa = run->gpa, end_gpa = run->gpa + run->bytes, block, end, next;
+	struct run rest;
+
+	ebb_region_blocks(region, region->host + (run->gpa - region->desc.start_gpa), run->bytes,
+			  &block, &end);
+	for (; block < end; block = next) {
+		next = block;
+		while (next < end && next - block < MAX_CALL_BYTES / EBB_BLOCK_BYTES &&
+		       (region->blocks[next] & EBB_BLOCK_ASKED))
+			next++;
+		if (next > block)
+			done_gpa = run_asked(work, run, done_gpa, block, (uint32_t)(next - block));
+		else
+			next++;
+	}
+	rest = part_of(run, done_gpa, end_gpa - done_gpa);
+	if (rest.bytes)
+		run_free(work, &rest);
+}
+
+static void run_one(struct work *work, const struct run *run)
+{
+	struct ebb_region *region = run->region;
+	bool helper = region->desc.backing == EBB_BACKING_HELPER;
+
+	work->cursor = run->first_span;
+	if (region->desc.backing == EBB_BACKING_REFUSED || region->locked)
+		credit(work, run->gpa, run->bytes, OUTCOME_LEFT, VIRTIO_EBB_REASON_BACKING);
+	else if (is_content(work) && helper)
+		credit(work, run->gpa, run->bytes, OUTCOME_LEFT, VIRTIO_EBB_REASON_BACKING);
+	else if (is_content(work))
+		run_content(work, run);
+	else if (work->collect && !helper)
+		run_collected(work, run);
+	else
+		run_free(work, run);
 }
 
 /* Nothing was done yet. */
@@ -480,6 +588,13 @@ void ebb_memops_end(struct ebb_executor *executor)
 	executor->ops->discard_end(executor->vmm);
 }
 
+/* Does a batch answer the collection that is under way? Lock held. */
+static bool is_of_collection(const struct ebb_executor *executor, const struct ebb_batch *batch)
+{
+	return executor->collect.state == EBB_COLLECT_ACTIVE && batch->offer == EBB_OFFER_FREE &&
+	       executor->collect.id == batch->command_id;
+}
+
 static void book(struct work *work, bool release)
 {
 	struct ebb_executor *executor = work->executor;
@@ -501,6 +616,14 @@ static void book(struct work *work, bool release)
 	    executor->release.id == work->batch->command_id) {
 		counters->released_bytes += work->discarded_bytes;
 		executor->release.discarded_bytes += work->discarded_bytes;
+	}
+	counters->tables_offered += work->tables.offered;
+	counters->tables_freed += work->tables.freed;
+	counters->tables_refused += work->tables.refused;
+	if (work->collect && is_of_collection(executor, work->batch)) {
+		executor->collect.tables.offered += work->tables.offered;
+		executor->collect.tables.freed += work->tables.freed;
+		executor->collect.tables.refused += work->tables.refused;
 	}
 	pthread_mutex_unlock(&executor->lock);
 }
@@ -554,17 +677,21 @@ bool ebb_memops_run(struct ebb_executor *executor, struct ebb_flight *flight)
 	pthread_mutex_lock(&executor->lock);
 	release = executor->release.state == EBB_RELEASE_ACTIVE && !is_content(&work) &&
 		  executor->release.id == batch->command_id;
+	/* Where nothing is done at all, no table is collected either. */
+	work.collect = is_of_collection(executor, batch) &&
+		       ebb_policy_decide(&executor->policy, true).action != EBB_ACTION_NONE;
 	if (is_content(&work))
 		decision = decide_content(executor);
 	else
 		decision = ebb_policy_decide(&executor->policy, release);
 	pthread_mutex_unlock(&executor->lock);
 
-	if (decision.action == EBB_ACTION_NONE) {
+	if (decision.action == EBB_ACTION_NONE && !work.collect) {
 		ebb_memops_refuse(executor, batch, decision.reason);
 		return false;
 	}
 	work.action = decision.action;
+	work.reason = decision.reason;
 	if (work.action == EBB_ACTION_LAZY && !executor->can_free)
 		work.action = EBB_ACTION_EAGER;
 	if (!ebb_memops_begin(executor)) {

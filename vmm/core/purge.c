@@ -50,7 +50,7 @@ static void end(struct ebb_executor *executor, uint32_t status)
 		ebb_link_push_done(
 			&executor->link,
 			&(struct ebb_link_done){
-				.purge = true,
+				.kind = EBB_LINK_PURGE_DONE,
 				.id = purge->agent_id,
 				.discarded_bytes = purge->purged_bytes,
 				.usec = (ebb_now_nsec() - purge->start_nsec) / NSEC_PER_USEC,

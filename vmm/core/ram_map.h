@@ -11,11 +11,15 @@
  * What is known of a block: 2 MiB of host address space, aligned. It lives in its
  * region and dies with it (rule 11). Only the executor thread reads or writes it.
  */
-#define EBB_BLOCK_MARKED     0x01u /* MADV_FREE was its last whole operation */
-#define EBB_BLOCK_DISCARDED  0x02u /* MADV_DONTNEED was */
-#define EBB_BLOCK_CONTENT    0x04u /* may hold volatile content (rule 3) */
-#define EBB_BLOCK_LAZY	     0x08u /* may hold what MADV_FREE took as free, at any time */
-#define EBB_BLOCK_KSM	     0x80u /* may hold KSM pages: never MADV_FREE it (rule 2) */
+#define EBB_BLOCK_MARKED    0x01u /* MADV_FREE was its last whole operation */
+#define EBB_BLOCK_DISCARDED 0x02u /* MADV_DONTNEED was */
+#define EBB_BLOCK_CONTENT   0x04u /* may hold volatile content (rule 3) */
+#define EBB_BLOCK_LAZY	    0x08u /* may hold what MADV_FREE took as free, at any time */
+#define EBB_BLOCK_TABLE	    0x10u /* was worked on since its page table was last freed */
+#define EBB_BLOCK_ASKED	    0x20u /* the guest is asked for it, for its page table's sake */
+#define EBB_BLOCK_KSM	    0x80u /* may hold KSM pages: never MADV_FREE it (rule 2) */
+/* What no mark or discard changes by itself. */
+#define EBB_BLOCK_OF_TABLE   (EBB_BLOCK_TABLE | EBB_BLOCK_ASKED)
 
 #define EBB_PAGE_BYTES	     VIRTIO_EBB_OFFER_ALIGN_BYTES
 #define EBB_BLOCK_PAGES	     (EBB_BLOCK_BYTES / EBB_PAGE_BYTES)

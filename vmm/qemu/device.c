@@ -99,6 +99,24 @@ static int vmm_release(void *vmm, uint64_t id, uint64_t bytes, uint32_t flags)
     return 0;
 }
 
+static int vmm_collect(void *vmm, uint64_t id,
+                       const struct ebb_candidate *ranges, uint32_t nr_ranges)
+{
+    EbbDevice *dev = vmm;
+
+    if (!qatomic_read(&dev->may_collect)) {
+        return -ENODEV;
+    }
+    qemu_mutex_lock(&dev->mailbox_lock);
+    dev->mailbox.want_collect = true;
+    dev->mailbox.collect_id = id;
+    dev->mailbox.nr_candidates = nr_ranges;
+    memcpy(dev->mailbox.candidates, ranges, nr_ranges * sizeof(*ranges));
+    qemu_mutex_unlock(&dev->mailbox_lock);
+    qemu_bh_schedule(dev->bh);
+    return 0;
+}
+
 static void vmm_want_stats(void *vmm)
 {
     EbbDevice *dev = vmm;
@@ -144,6 +162,7 @@ static const struct ebb_vmm_ops vmm_ops = {
     .batch_done = vmm_batch_done,
     .guide = vmm_guide,
     .release = vmm_release,
+    .collect = vmm_collect,
     .want_stats = vmm_want_stats,
     .purged = vmm_purged,
     .log = vmm_log,
@@ -325,6 +344,7 @@ static void take_orders(EbbDevice *dev)
     orders = dev->mailbox;
     dev->mailbox.guided = false;
     dev->mailbox.want_release = false;
+    dev->mailbox.want_collect = false;
     dev->mailbox.want_stats = false;
     dev->mailbox.purged = false;
     qemu_mutex_unlock(&dev->mailbox_lock);
@@ -345,6 +365,10 @@ static void take_orders(EbbDevice *dev)
     if (orders.want_release) {
         class->release(dev, orders.release_id, orders.release_bytes,
                        orders.release_flags);
+    }
+    if (orders.want_collect) {
+        class->collect(dev, orders.collect_id, orders.candidates,
+                       orders.nr_candidates);
     }
     if (orders.want_stats) {
         class->want_stats(dev);
@@ -440,9 +464,11 @@ static void set_status(VirtIODevice *vdev, uint8_t status)
     EbbDevice *dev = EBB_DEVICE(vdev);
     EbbDeviceClass *class = EBB_DEVICE_GET_CLASS(dev);
     bool driver = status & VIRTIO_CONFIG_S_DRIVER_OK;
-    bool obeys = driver && class->obeys_release && class->obeys_release(dev);
+    bool release = driver && class->obeys_release && class->obeys_release(dev);
+    bool collect = driver && class->obeys_collect && class->obeys_collect(dev);
 
-    qatomic_set(&dev->may_release, obeys && !vdev->broken);
+    qatomic_set(&dev->may_release, release && !vdev->broken);
+    qatomic_set(&dev->may_collect, collect && !vdev->broken);
     ebb_executor_set_driver(dev->executor, driver);
     if (!vdev->vm_running && !dev->paused) {
         ebb_executor_pause(dev->executor);
@@ -473,10 +499,12 @@ static void device_reset(VirtIODevice *vdev)
     EbbDeviceClass *class = EBB_DEVICE_GET_CLASS(dev);
 
     qatomic_set(&dev->may_release, false);
+    qatomic_set(&dev->may_collect, false);
     drain_dropping(dev);
     ebb_executor_reset(dev->executor);
     qemu_mutex_lock(&dev->mailbox_lock);
     dev->mailbox.want_release = false;
+    dev->mailbox.want_collect = false;
     dev->mailbox.want_stats = false;
     qemu_mutex_unlock(&dev->mailbox_lock);
     class->put_back(dev);
@@ -582,6 +610,7 @@ static void device_unrealize(DeviceState *qdev)
     EbbDevice *dev = EBB_DEVICE(qdev);
 
     qatomic_set(&dev->may_release, false);
+    qatomic_set(&dev->may_collect, false);
     unregister_savevm(NULL, HARDEN_SECTION, dev);
     drain_dropping(dev);
     ebb_ram_fini(&dev->ram);

@@ -36,6 +36,10 @@ typedef struct EbbMailbox {
     uint64_t release_id;
     uint64_t release_bytes;
     uint32_t release_flags;
+    bool want_collect;
+    uint64_t collect_id;
+    uint32_t nr_candidates;
+    struct ebb_candidate candidates[VIRTIO_EBB_MAX_COLLECT];
 } EbbMailbox;
 
 typedef struct EbbDevice {
@@ -53,6 +57,7 @@ typedef struct EbbDevice {
     QemuMutex mailbox_lock; /* leaf */
     EbbMailbox mailbox;
     bool may_release; /* a driver that obeys runs; read in any thread */
+    bool may_collect; /* the same */
 
     EbbSlot *slots; /* EBB_MAX_BATCHES */
     bool paused;
@@ -82,6 +87,10 @@ typedef struct EbbDeviceClass {
     /* The executor wants free memory; NULL: this guest cannot be asked. */
     void (*release)(EbbDevice *dev, uint64_t id, uint64_t bytes,
                     uint32_t flags);
+    /* The executor wants free blocks for their page tables' sake; NULL: this
+     * guest cannot be asked. */
+    void (*collect)(EbbDevice *dev, uint64_t id,
+                    const struct ebb_candidate *candidates, uint32_t nr);
     /* There are notices for the guest; NULL: it knows none. */
     void (*purged)(EbbDevice *dev);
     /* Put back what the front itself holds of the queues. */
@@ -90,6 +99,8 @@ typedef struct EbbDeviceClass {
     void (*forget)(EbbDevice *dev);
     /* Does a driver that obeys release run? NULL: never. */
     bool (*obeys_release)(EbbDevice *dev);
+    /* Does a driver that obeys collect run? NULL: never. */
+    bool (*obeys_collect)(EbbDevice *dev);
 } EbbDeviceClass;
 
 DECLARE_OBJ_CHECKERS(EbbDevice, EbbDeviceClass, EBB_DEVICE, TYPE_EBB_DEVICE)

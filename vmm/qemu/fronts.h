@@ -37,6 +37,7 @@ typedef struct VirtioEbb {
     struct virtio_ebb_command release; /* type 0: none waits */
     struct virtio_ebb_command stats;
     struct virtio_ebb_command notice;
+    struct virtio_ebb_collect collect;
     uint64_t stats_asked;
 } VirtioEbb;
 

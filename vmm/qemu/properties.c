@@ -8,6 +8,7 @@
  *   qom-get PATH guest-stats          the guest's own words
  *   qom-set PATH release 1073741824   ask the guest for free memory now
  *   qom-set PATH purge 1073741824     let memory with content go now
+ *   qom-set PATH collect true         collect empty page tables now
  *
  * Owns:    nothing.
  * Thread:  the main thread, with the big lock.
@@ -156,6 +157,12 @@ static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
                    errp) ||
         !visit_u64(v, "notices", counters->notices, errp) ||
         !visit_u64(v, "purges", counters->purges, errp) ||
+        !visit_u64(v, "collections", counters->collections, errp) ||
+        !visit_u64(v, "tables-found", counters->tables_found, errp) ||
+        !visit_u64(v, "tables-asked", counters->tables_asked, errp) ||
+        !visit_u64(v, "tables-offered", counters->tables_offered, errp) ||
+        !visit_u64(v, "tables-freed", counters->tables_freed, errp) ||
+        !visit_u64(v, "tables-refused", counters->tables_refused, errp) ||
         !visit_u64(v, "madvise-calls", counters->madvise_calls, errp) ||
         !visit_u64(v, "madvise-nsec", counters->madvise_nsec, errp)) {
         return false;
@@ -187,6 +194,8 @@ static bool visit_status(Visitor *v, const struct ebb_status *status,
            visit_flag(v, "reporting",
                       status->guidance.reporting == VIRTIO_EBB_REPORTING_RUN,
                       errp) &&
+           visit_flag(v, "can-collect", status->can_collect, errp) &&
+           visit_u64(v, "skipped-ram-bytes", status->skipped_ram_bytes, errp) &&
            visit_u64(v, "content-block-bytes", status->content_block_bytes,
                      errp) &&
            visit_u64(v, "ram-bytes", status->ram_bytes, errp) &&
@@ -306,9 +315,44 @@ static void set_purge(Object *obj, Visitor *v, const char *name, void *opaque,
     }
 }
 
+static void set_collect(Object *obj, bool value, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+    int ret;
+
+    if (!value) {
+        return;
+    }
+    if (!dev->executor) {
+        error_setg(errp, "the device is not realized");
+        return;
+    }
+    ret = ebb_executor_collect(dev->executor);
+    switch (ret) {
+    case 0:
+        break;
+    case -EBUSY:
+        error_setg(errp, "a collection is under way");
+        break;
+    case -ENODEV:
+        error_setg(errp, "no driver that obeys runs in the guest");
+        break;
+    case -ENOSYS:
+        error_setg(errp, "this host's kernel cannot find or free empty page "
+                         "tables");
+        break;
+    case -EPERM:
+        error_setg(errp, "mode is 'off', so no table would be freed");
+        break;
+    default:
+        error_setg_errno(errp, -ret, "could not ask the guest");
+        break;
+    }
+}
+
 static const char *const own_properties[] = {
     "mode",    "ebb-stats",    "guest-stats", "ebb-regions",
-    "release", "release-anew", "purge",
+    "release", "release-anew", "purge",       "collect",
 };
 
 void ebb_device_add_class_properties(ObjectClass *class)
@@ -336,6 +380,9 @@ void ebb_device_add_class_properties(ObjectClass *class)
     object_class_property_set_description(
         class, "purge",
         "let the host take so many bytes of memory with content now");
+    object_class_property_add_bool(class, "collect", NULL, set_collect);
+    object_class_property_set_description(
+        class, "collect", "collect empty page tables of guest RAM now");
     object_class_property_set_description(
         class, "agent",
         "ebbd's socket (default /run/ebb/ebbd.sock; empty: none)");

@@ -147,7 +147,8 @@ static bool take_request(EbbDevice *dev, EbbSlot *slot)
         return take_offer(dev, slot, &req);
     }
     if (req.type == VIRTIO_EBB_REQ_DONE &&
-        virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_RELEASE)) {
+        (virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_RELEASE) ||
+         virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_COLLECT))) {
         return take_done(dev, slot, &req);
     }
     if (req.type == VIRTIO_EBB_REQ_STATS &&
@@ -199,8 +200,9 @@ static void answer(EbbDevice *dev, EbbSlot *slot)
 
 /* ---- commands ---- */
 
-/* Send @command if it waits and the driver has left a buffer. */
-static bool send_command(EbbDevice *dev, struct virtio_ebb_command *command)
+/* Send @command of @bytes if it waits and the driver has left a buffer. */
+static bool send_long_command(EbbDevice *dev,
+                              struct virtio_ebb_command *command, size_t bytes)
 {
     EbbSlot *slot;
 
@@ -211,7 +213,7 @@ static bool send_command(EbbDevice *dev, struct virtio_ebb_command *command)
     if (!slot) {
         return false; /* the driver's next buffer brings us here again */
     }
-    if (iov_size(slot->elem->in_sg, slot->elem->in_num) < sizeof(*command)) {
+    if (iov_size(slot->elem->in_sg, slot->elem->in_num) < bytes) {
         ebb_device_violation(dev, slot, "a buffer too small for a command");
         return false;
     }
@@ -219,11 +221,25 @@ static bool send_command(EbbDevice *dev, struct virtio_ebb_command *command)
         EBB_TRACE_COMMAND, "id %" PRIu64 " type %u flags %u bytes %" PRIu64,
         (uint64_t)ebb_get_le64(&command->id), ebb_get_le16(&command->type),
         ebb_get_le16(&command->flags), (uint64_t)ebb_get_le64(&command->bytes));
-    iov_from_buf(slot->elem->in_sg, slot->elem->in_num, 0, command,
-                 sizeof(*command));
-    ebb_device_push(dev, slot, sizeof(*command));
+    iov_from_buf(slot->elem->in_sg, slot->elem->in_num, 0, command, bytes);
+    ebb_device_push(dev, slot, bytes);
     *command = (struct virtio_ebb_command){};
     return true;
+}
+
+static bool send_command(EbbDevice *dev, struct virtio_ebb_command *command)
+{
+    return send_long_command(dev, command, sizeof(*command));
+}
+
+static bool send_collect(EbbDevice *dev)
+{
+    struct virtio_ebb_collect *collect = &VIRTIO_EBB(dev)->collect;
+
+    return send_long_command(dev, &collect->command,
+                             offsetof(struct virtio_ebb_collect, ranges) +
+                                 ebb_get_le32(&collect->command.count) *
+                                     sizeof(collect->ranges[0]));
 }
 
 /* As many notices as the driver has left buffers for; the executor keeps the
@@ -252,7 +268,8 @@ static void send_commands(EbbDevice *dev)
 {
     VirtioEbb *ebb = VIRTIO_EBB(dev);
 
-    if (send_command(dev, &ebb->release) && send_command(dev, &ebb->stats)) {
+    if (send_command(dev, &ebb->release) && send_command(dev, &ebb->stats) &&
+        send_collect(dev)) {
         send_notices(dev);
     }
 }
@@ -275,6 +292,24 @@ static void release(EbbDevice *dev, uint64_t id, uint64_t bytes, uint32_t flags)
     ebb_put_le16(&command->type, VIRTIO_EBB_CMD_RELEASE);
     ebb_put_le16(&command->flags, flags);
     ebb_put_le64(&command->bytes, bytes);
+    send_commands(dev);
+}
+
+static void collect(EbbDevice *dev, uint64_t id,
+                    const struct ebb_candidate *candidates, uint32_t nr)
+{
+    struct virtio_ebb_collect *collect = &VIRTIO_EBB(dev)->collect;
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < nr; i++) {
+        ebb_put_le64(&collect->ranges[i].gpa, candidates[i].gpa);
+        ebb_put_le64(&collect->ranges[i].bytes, candidates[i].bytes);
+        bytes += candidates[i].bytes;
+    }
+    ebb_put_le64(&collect->command.id, id);
+    ebb_put_le16(&collect->command.type, VIRTIO_EBB_CMD_COLLECT);
+    ebb_put_le32(&collect->command.count, nr);
+    ebb_put_le64(&collect->command.bytes, bytes);
     send_commands(dev);
 }
 
@@ -316,12 +351,21 @@ static uint64_t get_features(VirtIODevice *vdev, uint64_t features,
     virtio_add_feature(&features, VIRTIO_EBB_F_RELEASE);
     virtio_add_feature(&features, VIRTIO_EBB_F_STATS);
     virtio_add_feature(&features, VIRTIO_EBB_F_VOLATILE);
+    virtio_add_feature(&features, VIRTIO_EBB_F_COLLECT);
     return features;
 }
 
 static bool obeys_release(EbbDevice *dev)
 {
     return virtio_vdev_has_feature(VIRTIO_DEVICE(dev), VIRTIO_EBB_F_RELEASE);
+}
+
+static bool obeys_collect(EbbDevice *dev)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+
+    return virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_REPORT) &&
+           virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_COLLECT);
 }
 
 /* ---- life ---- */
@@ -363,6 +407,7 @@ static void forget(EbbDevice *dev)
     ebb->release = (struct virtio_ebb_command){};
     ebb->stats = (struct virtio_ebb_command){};
     ebb->notice = (struct virtio_ebb_command){};
+    ebb->collect = (struct virtio_ebb_collect){};
 }
 
 static const VMStateDescription vmstate_ebb_device = {
@@ -399,10 +444,12 @@ static void ebb_class_init(ObjectClass *class, EbbClassData *data)
     edc->take = take;
     edc->want_stats = want_stats;
     edc->release = release;
+    edc->collect = collect;
     edc->purged = purged;
     edc->put_back = put_back;
     edc->forget = forget;
     edc->obeys_release = obeys_release;
+    edc->obeys_collect = obeys_collect;
 }
 
 static const TypeInfo ebb_info = {

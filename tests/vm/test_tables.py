@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Empty page tables of a guest's RAM: found, asked for and freed; nothing in use is lost."""
+import pytest
+
+from harness.guest import parse_totals
+from harness.pageout import pageout
+from harness.proc import sample
+from harness.wait import wait_for
+
+MIB = 1 << 20
+BLOCK_KIB = 2048
+TABLE_KIB = 4
+GUEST_MIB = 512
+LOAD_MIB = 320
+
+
+def stats(guest):
+    return guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
+
+
+def tables_kib(guest):
+    return sample(guest.pid).page_tables_kib
+
+
+def boot(vm, mode="lazy", agent="", **options):
+    guest = vm.boot(memory_mib=GUEST_MIB, modules=["virtio_ebb"],
+                    devices=[f"virtio-ebb-pci,id=ebb,mode={mode},agent={agent}"], **options)
+    if not stats(guest)["can-collect"]:
+        pytest.skip("this host's kernel cannot free empty page tables")
+    return guest
+
+
+def purge(guest, start=None):
+    pageout(guest.pid, guest.host_address(0) if start is None else start, GUEST_MIB * MIB)
+
+
+def purge_what_was_freed(guest, work, percent):
+    """So much of it becomes free, is marked, and then taken by the host's kernel."""
+    before = guest.sample()
+    work.ask(f"free {percent}")
+    wait_for(lambda: guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * percent // 100 // 2,
+             lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300)
+    start = guest.host_address(0)
+
+    def taken():
+        # The kernel passes over pages now and then.
+        purge(guest, start)
+        return guest.sample().rss_kib < before.rss_kib - LOAD_MIB * 1024 * percent // 200
+    wait_for(taken, lambda: f"the purge: {guest.sample()}, was {before}", 300)
+
+
+def collect(guest):
+    """A collection, until it is over; returns what it added to the counters."""
+    before = stats(guest)
+    guest.qmp.set("/machine/peripheral/ebb", "collect", True)
+    after = wait_for(lambda: stats(guest)["collections"] > before["collections"] and stats(guest),
+                     lambda: f"the collection: {stats(guest)}", 300)
+    return {key: after[key] - value for key, value in before.items()
+            if key.startswith("tables-")}
+
+
+def finish(guest, work, least_pages):
+    work.ask("verify")
+    work.write("quit\n")
+    status = work.wait()
+    checked, bad = parse_totals(work.output)
+    assert bad == 0 and status == 0, work.output
+    assert checked >= least_pages
+    assert stats(guest)["violations"] == 0
+
+
+def test_tables_go_after_a_purge(vm):
+    """What was freed and purged leaves its tables; a collection frees them, and those alone."""
+    guest = boot(vm)
+    work = guest.memwork(LOAD_MIB)
+    for turn in range(3):
+        work.ask("refill")
+        purge_what_was_freed(guest, work, 70)
+        before = tables_kib(guest)
+        did = collect(guest)
+        assert did["tables-freed"] > LOAD_MIB * 1024 // BLOCK_KIB * 30 // 100, did
+        assert did["tables-freed"] <= did["tables-offered"] <= did["tables-asked"]
+        assert did["tables-asked"] <= did["tables-found"]
+        # As many as it says, but for those that QEMU itself makes meanwhile.
+        gone = (before - tables_kib(guest)) // TABLE_KIB
+        assert abs(gone - did["tables-freed"]) <= 8 + did["tables-freed"] // 10, (gone, did)
+        work.ask("verify")
+        # Nothing is left to find of it.
+        assert collect(guest)["tables-freed"] <= 8
+    work.ask("refill")
+    finish(guest, work, 3 * LOAD_MIB * 256)
+
+
+def test_memory_is_reused_while_tables_are_collected(vm):
+    guest = boot(vm)
+    work = guest.memwork(LOAD_MIB, rounds=0)
+    freed = 0
+    for _ in range(10):
+        work.read_line(600)
+        purge(guest)
+        freed += collect(guest)["tables-freed"]
+    work.write("quit\n")
+    status = work.wait()
+    checked, bad = parse_totals(work.output)
+    assert bad == 0 and status == 0, work.output
+    assert checked > 10 * 200 * 256
+    assert freed > 0 and stats(guest)["violations"] == 0
+
+
+def test_at_rest(vm):
+    """The host has plenty and nothing is reported: what was purged before is collected."""
+    guest = boot(vm)
+    work = guest.memwork(LOAD_MIB)
+    work.ask("refill")
+    purge_what_was_freed(guest, work, 70)
+    guest.qmp.set("/machine/peripheral/ebb", "mode", "off")
+    wait_for(lambda: not stats(guest)["reporting"], "the driver to rest")
+    with pytest.raises(Exception, match="mode is 'off'"):
+        collect(guest)
+    guest.qmp.set("/machine/peripheral/ebb", "mode", "lazy")
+    assert collect(guest)["tables-freed"] > LOAD_MIB * 1024 // BLOCK_KIB * 30 // 100
+    work.ask("refill")
+    finish(guest, work, 2 * LOAD_MIB * 256)
