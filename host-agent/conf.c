@@ -82,6 +82,10 @@ static const struct number_key {
 	NUMBER("ebbd", max_connections, 1, 65536),
 	NUMBER("ebbd", max_connections_per_uid, 1, 65536),
 	NUMBER("ebbd", max_messages_per_sec, 1, 100000),
+	NUMBER("policy", page_tables_delay_msec, EBB_TABLES_DELAY_MIN_MSEC,
+	       EBB_TABLES_DELAY_MAX_MSEC),
+	NUMBER("policy", page_tables_amount, 1, 1u << 30),
+	NUMBER("policy", page_tables_least, 0, 1u << 30),
 	NUMBER("policy", weight, POLICY_WEIGHT_MIN, POLICY_WEIGHT_MAX),
 	POLICY(nearing_percent, 1, 90),
 	POLICY(short_percent, 0, 90),
@@ -168,6 +172,12 @@ static void take_mode(struct parser *parser, const char *value, uint32_t *mode)
 		complain(parser, "mode = %s: write " EBB_MODE_WORDS, value);
 }
 
+static void take_tables(struct parser *parser, const char *value, uint32_t *mode)
+{
+	if (tables_from_word(value, mode) < 0)
+		complain(parser, "page_tables = %s: write " EBB_TABLES_WORDS, value);
+}
+
 static void take_bool(struct parser *parser, const char *key, const char *value, bool *to)
 {
 	if (strcmp(value, "yes") == 0)
@@ -204,6 +214,8 @@ static bool take_policy(struct parser *parser, const char *key, const char *valu
 
 	if (strcmp(key, "mode") == 0) {
 		take_mode(parser, value, &conf->mode);
+	} else if (strcmp(key, "page_tables") == 0) {
+		take_tables(parser, value, &conf->tables);
 	} else if (strcmp(key, "release") == 0) {
 		take_bool(parser, key, value, &conf->release_when_short);
 	} else if (strcmp(key, "guest_floor") == 0) {
@@ -258,8 +270,10 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 
 	if (!guest_of_section(parser, section, name))
 		return;
-	if (strcmp(key, "mode") != 0 && strcmp(key, "weight") != 0) {
-		complain(parser, "%s is not a key of [%s]: it knows mode and weight", key, section);
+	if (strcmp(key, "mode") != 0 && strcmp(key, "weight") != 0 &&
+	    strcmp(key, "page_tables") != 0) {
+		complain(parser, "%s is not a key of [%s]: it knows mode, weight and page_tables",
+			 key, section);
 		return;
 	}
 	guest = find_guest(parser->conf, name);
@@ -276,6 +290,11 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 	if (strcmp(key, "weight") == 0) {
 		take_unsigned(parser, key, value, POLICY_WEIGHT_MIN, POLICY_WEIGHT_MAX,
 			      &guest->weight);
+		return;
+	}
+	if (strcmp(key, "page_tables") == 0) {
+		take_tables(parser, value, &guest->tables);
+		guest->has_tables = true;
 		return;
 	}
 	take_mode(parser, value, &guest->mode);
@@ -362,6 +381,8 @@ static char *read_line(char *text, int text_bytes, void *user)
  * hysteresis 5 %: a quarter of the mark, more than what one answer changes.
  * answer 3 s: one interval until the fall is seen, one until guests hear of it, one to
  *   offer everything.
+ * page tables each 10 s, 4096 in a pass, 64 at least: a pass frees 16 MiB at most, behind 8 GiB of
+ *   the guest's memory, and asks for nothing below 256 KiB.
  * settle 2 s: two samples after a release.
  */
 static int set_defaults(struct conf *conf)
@@ -381,6 +402,10 @@ static int set_defaults(struct conf *conf)
 		.max_messages_per_sec = 50,
 		.mode = EBB_MODE_KEEP,
 		.weight = POLICY_WEIGHT_DEFAULT,
+		.tables = EBB_TABLES_KEEP,
+		.page_tables_delay_msec = 10000,
+		.page_tables_amount = 4096,
+		.page_tables_least = 64,
 		.release_when_short = true,
 		.policy = {
 			.nearing_percent = 20,
@@ -474,4 +499,11 @@ unsigned int conf_guest_weight(const struct conf *conf, const char *name)
 	const struct conf_guest *guest = find_guest(conf, name);
 
 	return guest && guest->weight ? guest->weight : conf->weight;
+}
+
+uint32_t conf_guest_tables(const struct conf *conf, const char *name)
+{
+	const struct conf_guest *guest = find_guest(conf, name);
+
+	return guest && guest->has_tables ? guest->tables : conf->tables;
 }

@@ -16,6 +16,8 @@ struct conf_guest {
 	bool has_mode;
 	uint32_t mode;
 	unsigned int weight; /* 0: as all others */
+	bool has_tables;
+	uint32_t tables; /* EBB_TABLES_* */
 	struct conf_guest *next;
 };
 
@@ -36,6 +38,10 @@ struct conf {
 	unsigned int weight; /* likewise */
 	bool release_when_short;
 	struct policy_conf policy;
+	uint32_t tables; /* EBB_TABLES_*, of guests without a word of their own */
+	unsigned int page_tables_delay_msec;
+	unsigned int page_tables_amount; /* tables in a pass */
+	unsigned int page_tables_least;
 	struct conf_guest *guests;
 };
 
@@ -45,6 +51,7 @@ typedef void (*conf_complain_fn)(void *ctx, const char *line);
 int conf_load(struct conf *conf, const char *path, bool may_miss, conf_complain_fn complain,
 	      void *ctx);
 void conf_deinit(struct conf *conf);
+uint32_t conf_guest_tables(const struct conf *conf, const char *name);
 uint32_t conf_guest_mode(const struct conf *conf, const char *name);
 unsigned int conf_guest_weight(const struct conf *conf, const char *name);
 

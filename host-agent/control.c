@@ -136,6 +136,9 @@ static void answer_set(struct control *control, struct guest *guest, const char 
 	if (strcmp(key, "mode") == 0)
 		json_object_object_add(reply, "value",
 				       json_object_new_string(mode_word(guest->mode)));
+	else if (strcmp(key, "page-tables") == 0)
+		json_object_object_add(reply, "value",
+				       json_object_new_string(tables_word(guest->tables_mode)));
 	else
 		json_object_object_add(reply, "value", json_object_new_int((int)guest->weight));
 	answer(control, reply);
@@ -182,6 +185,27 @@ static void set_weight(struct control *control, struct guest *guest, const char 
 		   state_set_weight(&control->manager->state, guest->name, (unsigned int)weight));
 }
 
+static void set_tables(struct control *control, struct guest *guest, const char *value)
+{
+	struct state *state = &control->manager->state;
+	uint32_t mode;
+	int r = 0;
+
+	if (strcmp(value, "default") == 0) {
+		state_unset_tables(state, guest->name);
+	} else if (tables_from_word(value, &mode) == 0) {
+		r = state_set_tables(state, guest->name, mode);
+	} else {
+		answer(control,
+		       reply_error("bad-value",
+				   "page-tables \"%s\" is not known: write " EBB_TABLES_WORDS
+				   ", or default",
+				   value));
+		return;
+	}
+	answer_set(control, guest, "page-tables", value, r);
+}
+
 static void do_set(struct control *control, const struct request *request)
 {
 	struct guest *guest = wanted_guest(control, request->guest);
@@ -192,10 +216,13 @@ static void do_set(struct control *control, const struct request *request)
 		set_mode(control, guest, request->value);
 	else if (strcmp(request->key, "weight") == 0)
 		set_weight(control, guest, request->value);
+	else if (strcmp(request->key, "page-tables") == 0)
+		set_tables(control, guest, request->value);
 	else
-		answer(control,
-		       reply_error("bad-key", "key \"%s\" is not known: there is mode, and weight",
-				   request->key));
+		answer(control, reply_error("bad-key",
+					    "key \"%s\" is not known: there is mode, weight, and "
+					    "page-tables",
+					    request->key));
 }
 
 static struct json_object *release_refused(const struct guest *guest, int error)

@@ -258,7 +258,7 @@ static void format_tables(FILE *file, struct json_object *guest)
 {
 	if (!number(guest, "tables.collections"))
 		return;
-	fprintf(file, "empty page tables%s\n",
+	fprintf(file, "empty page tables: %s%s\n", word(guest, "tables.mode"),
 		flag(guest, "tables.supported") ? "" : ", which this host's kernel cannot free");
 	fprintf(file, "  %-12s %9llu  in %llu collections\n", "found",
 		(unsigned long long)number(guest, "tables.found"),

@@ -30,6 +30,7 @@ static void usage(FILE *file)
 		"  show GUEST             all that is known of one guest\n"
 		"  top                    the list, again and again\n"
 		"  set GUEST mode MODE    MODE: " EBB_MODE_WORDS ", or default\n"
+		"  set GUEST page-tables MODE   MODE: " EBB_TABLES_WORDS ", or default\n"
 		"  set GUEST weight N     its content when it is purged: 1 to 10000, or default\n"
 		"  release GUEST BYTES    free memory of the guest, now; 512M, 1G, all\n"
 		"  purge GUEST BYTES      its volatile content, oldest first; 512M, 1G, all\n"
@@ -204,7 +205,7 @@ static const struct {
 	{ "list", 0, "", run_list },
 	{ "show", 1, " GUEST", run_show },
 	{ "top", 0, "", run_top },
-	{ "set", 3, " GUEST mode|weight VALUE", run_set },
+	{ "set", 3, " GUEST mode|weight|page-tables VALUE", run_set },
 	{ "release", 2, " GUEST BYTES", run_release },
 	{ "purge", 2, " GUEST BYTES", run_purge },
 	{ "collect", 1, " GUEST", run_collect },

@@ -223,13 +223,38 @@ void guest_find_mode(struct guest *guest)
 {
 	if (!state_get(&guest->manager->state, guest->name, &guest->mode))
 		guest->mode = conf_guest_mode(&guest->manager->conf, guest->name);
+	if (!state_get_tables(&guest->manager->state, guest->name, &guest->tables_mode))
+		guest->tables_mode = conf_guest_tables(&guest->manager->conf, guest->name);
 	guest->weight = state_get_weight(&guest->manager->state, guest->name);
 	if (!guest->weight)
 		guest->weight = conf_guest_weight(&guest->manager->conf, guest->name);
 }
 
-/* Tell the guest's executor mode and stage, if it was told others last. */
-void guest_push_policy(struct guest *guest)
+/* When its executor collects page tables, if it was told otherwise last and knows of them. */
+static void push_tables(struct guest *guest)
+{
+	const struct conf *conf = &guest->manager->conf;
+	struct ebb_msg_tables_policy policy = { 0 };
+
+	if (guest->peer->ended || guest->peer->version < 3)
+		return;
+	ebb_put_le16(&policy.hdr.type, EBB_MSG_TABLES_POLICY);
+	ebb_put_le32(&policy.hdr.length_bytes, sizeof(policy));
+	ebb_put_le32(&policy.mode, guest->tables_mode);
+	ebb_put_le32(&policy.delay_msec, conf->page_tables_delay_msec);
+	ebb_put_le64(&policy.amount_tables, conf->page_tables_amount);
+	ebb_put_le64(&policy.least_tables, conf->page_tables_least);
+	if (memcmp(&policy, &guest->sent_tables, sizeof(policy)) == 0)
+		return;
+	if (guest->manager->dry_run)
+		log_notice("dry run: TABLES_POLICY %s would be sent to %s",
+			   tables_word(guest->tables_mode), guest->name);
+	else if (peer_send(guest->peer, &policy, sizeof(policy)) < 0)
+		return;
+	guest->sent_tables = policy;
+}
+
+static void push_policy(struct guest *guest)
 {
 	struct ebb_msg_policy policy = { 0 };
 
@@ -249,6 +274,13 @@ void guest_push_policy(struct guest *guest)
 	}
 	guest->sent_mode = guest->mode;
 	guest->sent_stage = guest->stage;
+}
+
+/* Tell the guest's executor what is wanted of it, if it was told otherwise last. */
+void guest_push_policy(struct guest *guest)
+{
+	push_policy(guest);
+	push_tables(guest);
 }
 
 /* Its socket was full and is not any more. */

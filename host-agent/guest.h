@@ -66,6 +66,9 @@ struct guest {
 	uint32_t sent_mode;  /* the last POLICY */
 	uint32_t sent_stage; /* 0: none yet */
 
+	uint32_t tables_mode;			  /* wanted: EBB_TABLES_* */
+	struct ebb_msg_tables_policy sent_tables; /* the last; all zeros: none */
+
 	struct ebb_msg_sample sample;	/* as it came, checked */
 	uint64_t sample_usec;		/* when; 0: none yet */
 	struct ebb_msg_content content; /* the same, from version 2 on */

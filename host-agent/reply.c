@@ -225,6 +225,7 @@ static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 	struct json_object *object = json_object_new_object();
 
 	add_bool(object, "supported", ebb_get_le32(&tables->flags) & EBB_TABLES_F_CAN);
+	add_word(object, "mode", tables_word(ebb_get_le32(&tables->mode)));
 	add_u64(object, "collections", ebb_get_le64(&tables->collections));
 	add_u64(object, "found", ebb_get_le64(&tables->found_tables));
 	add_u64(object, "asked", ebb_get_le64(&tables->asked_tables));
@@ -271,6 +272,7 @@ struct json_object *reply_guest(const struct guest *guest)
 	add_word(object, "stage", sample ? stage_word(ebb_get_le32(&sample->stage)) : NULL);
 	add_word(object, "mode_wanted", mode_word(guest->mode));
 	add_u64(object, "weight", guest->weight);
+	add_word(object, "page_tables_wanted", tables_word(guest->tables_mode));
 	add_word(object, "stage_wanted", stage_word(guest->stage));
 	add_u64_if(object, "sample_age_msec", sample,
 		   sample ? (now_usec - guest->sample_usec) / 1000 : 0);

@@ -60,7 +60,7 @@ static int find_or_add(struct state *state, const char *name, struct state_entry
 
 static void drop_if_empty(struct state *state, struct state_entry *entry)
 {
-	if (!entry->has_mode && !entry->weight)
+	if (!entry->has_mode && !entry->weight && !entry->has_tables)
 		*entry = state->entries[--state->nr_entries];
 }
 
@@ -118,6 +118,39 @@ int state_set_weight(struct state *state, const char *name, unsigned int weight)
 	return 0;
 }
 
+bool state_get_tables(const struct state *state, const char *name, uint32_t *mode)
+{
+	const struct state_entry *entry = find(state, name);
+
+	if (!entry || !entry->has_tables)
+		return false;
+	*mode = entry->tables;
+	return true;
+}
+
+/* Errors as of state_set(). */
+int state_set_tables(struct state *state, const char *name, uint32_t mode)
+{
+	struct state_entry *entry;
+	int r = find_or_add(state, name, &entry);
+
+	if (r < 0)
+		return r;
+	entry->has_tables = true;
+	entry->tables = mode;
+	return 0;
+}
+
+void state_unset_tables(struct state *state, const char *name)
+{
+	struct state_entry *entry = find(state, name);
+
+	if (entry) {
+		entry->has_tables = false;
+		drop_if_empty(state, entry);
+	}
+}
+
 void state_deinit(struct state *state)
 {
 	free(state->entries);
@@ -126,14 +159,15 @@ void state_deinit(struct state *state)
 
 static int parse_guest(struct state *state, const char *name, struct json_object *entry)
 {
-	struct json_object *mode, *weight;
+	struct json_object *mode, *weight, *tables;
+	bool has_tables = json_object_object_get_ex(entry, "page_tables", &tables);
 	bool has_mode = json_object_object_get_ex(entry, "mode", &mode);
 	bool has_weight = json_object_object_get_ex(entry, "weight", &weight);
 	uint32_t value;
 	int64_t number;
 	int r = 0;
 
-	if (!has_mode && !has_weight)
+	if (!has_mode && !has_weight && !has_tables)
 		return -EBADMSG;
 	if (has_mode) {
 		if (!json_object_is_type(mode, json_type_string) ||
@@ -147,6 +181,12 @@ static int parse_guest(struct state *state, const char *name, struct json_object
 		    number > POLICY_WEIGHT_MAX)
 			return -EBADMSG;
 		r = state_set_weight(state, name, (unsigned int)number);
+	}
+	if (has_tables && r == 0) {
+		if (!json_object_is_type(tables, json_type_string) ||
+		    tables_from_word(json_object_get_string(tables), &value) < 0)
+			return -EBADMSG;
+		r = state_set_tables(state, name, value);
 	}
 	return r;
 }
@@ -210,6 +250,10 @@ static struct json_object *to_json(const struct state *state)
 		if (state->entries[i].weight)
 			json_object_object_add(entry, "weight",
 					       json_object_new_int((int)state->entries[i].weight));
+		if (state->entries[i].has_tables)
+			json_object_object_add(
+				entry, "page_tables",
+				json_object_new_string(tables_word(state->entries[i].tables)));
 		json_object_object_add(guests, state->entries[i].name, entry);
 	}
 	json_object_object_add(root, "guests", guests);

@@ -15,6 +15,8 @@ struct state_entry {
 	bool has_mode;
 	uint32_t mode;
 	unsigned int weight; /* 0: not set */
+	bool has_tables;
+	uint32_t tables; /* EBB_TABLES_* */
 };
 
 struct state {
@@ -30,6 +32,9 @@ bool state_get(const struct state *state, const char *name, uint32_t *mode);
 int state_set(struct state *state, const char *name, uint32_t mode);
 void state_unset(struct state *state, const char *name);
 unsigned int state_get_weight(const struct state *state, const char *name);
+bool state_get_tables(const struct state *state, const char *name, uint32_t *mode);
+int state_set_tables(struct state *state, const char *name, uint32_t mode);
+void state_unset_tables(struct state *state, const char *name);
 int state_set_weight(struct state *state, const char *name, unsigned int weight);
 
 #endif /* EBB_STATE_H */

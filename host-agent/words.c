@@ -27,6 +27,13 @@ static const char *const mode_words[EBB_MODE_MAX] = {
 	[EBB_MODE_EAGER] = "eager", [EBB_MODE_AUTO] = "auto",
 };
 
+static const char *const tables_words[EBB_TABLES_MAX] = {
+	[EBB_TABLES_KEEP] = "keep",
+	[EBB_TABLES_OFF] = "off",
+	[EBB_TABLES_ON_DEMAND] = "on-demand",
+	[EBB_TABLES_BACKGROUND] = "background",
+};
+
 static const char *const stage_words[EBB_STAGE_MAX] = {
 	[EBB_STAGE_PLENTY] = "plenty",
 	[EBB_STAGE_NEARING] = "nearing",
@@ -127,6 +134,24 @@ int mode_from_word(const char *word, uint32_t *mode)
 
 	for (i = 0; i < EBB_MODE_MAX; i++) {
 		if (strcmp(word, mode_words[i]) == 0) {
+			*mode = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+const char *tables_word(uint32_t mode)
+{
+	return WORD(tables_words, mode);
+}
+
+int tables_from_word(const char *word, uint32_t *mode)
+{
+	uint32_t i;
+
+	for (i = 0; i < EBB_TABLES_MAX; i++) {
+		if (strcmp(word, tables_words[i]) == 0) {
 			*mode = i;
 			return 0;
 		}

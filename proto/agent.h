@@ -35,9 +35,10 @@
 #define EBB_MSG_PURGE	   10
 #define EBB_MSG_CONTENT	   11
 /* From version 3 on: */
-#define EBB_MSG_COLLECT_DONE 17
-#define EBB_MSG_COLLECT	     18
-#define EBB_MSG_TABLES	     19
+#define EBB_MSG_TABLES_POLICY 16
+#define EBB_MSG_COLLECT_DONE  17
+#define EBB_MSG_COLLECT	      18
+#define EBB_MSG_TABLES	      19
 
 struct ebb_msg_hdr {
 	__le16 type; /* EBB_MSG_* */
@@ -178,6 +179,25 @@ struct ebb_msg_content {
 	__le64 guest_taken_purged_pages; /* VIRTIO_EBB_S_TAKEN_PURGED */
 };
 
+/* When empty page tables of guest RAM are collected */
+#define EBB_TABLES_KEEP		  0 /* in TABLES_POLICY: what the VMM's own configuration says */
+#define EBB_TABLES_OFF		  1
+#define EBB_TABLES_ON_DEMAND	  2
+#define EBB_TABLES_BACKGROUND	  3 /* and on demand */
+#define EBB_TABLES_MAX		  4
+
+#define EBB_TABLES_DELAY_MIN_MSEC 100u
+#define EBB_TABLES_DELAY_MAX_MSEC 86400000u
+
+/* Follows POLICY, and comes again when it changes. */
+struct ebb_msg_tables_policy {
+	struct ebb_msg_hdr hdr;
+	__le32 mode;	      /* EBB_TABLES_* */
+	__le32 delay_msec;    /* between two passes in the background */
+	__le64 amount_tables; /* at most asked for in such a pass, not 0 */
+	__le64 least_tables;  /* fewer in one exchange are not worth asking the guest */
+};
+
 /* Collect empty page tables now, by asking the guest for the free memory behind them. */
 struct ebb_msg_collect {
 	struct ebb_msg_hdr hdr;
@@ -209,7 +229,7 @@ struct ebb_msg_collect_done {
 struct ebb_msg_tables {
 	struct ebb_msg_hdr hdr;
 	__le32 flags; /* EBB_TABLES_F_* */
-	__le32 reserved;
+	__le32 mode;  /* in force, EBB_TABLES_*, not KEEP */
 	__le64 collections;
 	__le64 found_tables;
 	__le64 asked_tables;

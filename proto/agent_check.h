@@ -67,6 +67,8 @@ static inline __u32 ebb_agent_msg_bytes(__u16 type)
 		return sizeof(struct ebb_msg_purge);
 	case EBB_MSG_CONTENT:
 		return sizeof(struct ebb_msg_content);
+	case EBB_MSG_TABLES_POLICY:
+		return sizeof(struct ebb_msg_tables_policy);
 	case EBB_MSG_COLLECT_DONE:
 		return sizeof(struct ebb_msg_collect_done);
 	case EBB_MSG_COLLECT:
@@ -178,8 +180,12 @@ ebb_agent_check_collect_done(const struct ebb_msg_collect_done *msg)
 
 static inline enum ebb_agent_fault ebb_agent_check_tables(const struct ebb_msg_tables *msg)
 {
-	if (ebb_get_le32(&msg->reserved) || (ebb_get_le32(&msg->flags) & ~EBB_TABLES_F_MASK))
+	__u32 mode = ebb_get_le32(&msg->mode);
+
+	if (ebb_get_le32(&msg->flags) & ~EBB_TABLES_F_MASK)
 		return EBB_AGENT_FAULT_RESERVED;
+	if (mode == EBB_TABLES_KEEP || mode >= EBB_TABLES_MAX)
+		return EBB_AGENT_FAULT_VALUE;
 	return EBB_AGENT_FAULT_NONE;
 }
 
@@ -214,6 +220,17 @@ ebb_agent_check_from_executor(const void *packet, __u64 packet_bytes, __u32 vers
 		return ebb_agent_check_tables((const struct ebb_msg_tables *)packet);
 	}
 	return EBB_AGENT_FAULT_TYPE;
+}
+
+static inline enum ebb_agent_fault
+ebb_agent_check_tables_policy(const struct ebb_msg_tables_policy *msg)
+{
+	__u32 delay_msec = ebb_get_le32(&msg->delay_msec);
+
+	if (ebb_get_le32(&msg->mode) >= EBB_TABLES_MAX || delay_msec < EBB_TABLES_DELAY_MIN_MSEC ||
+	    delay_msec > EBB_TABLES_DELAY_MAX_MSEC || ebb_get_le64(&msg->amount_tables) == 0)
+		return EBB_AGENT_FAULT_VALUE;
+	return EBB_AGENT_FAULT_NONE;
 }
 
 /* Executor: check a packet from ebbd; version as above. */
@@ -256,6 +273,8 @@ ebb_agent_check_from_agent(const void *packet, __u64 packet_bytes, __u32 version
 		if (ebb_get_le64(&purge->id) == 0 || ebb_get_le64(&purge->bytes) == 0)
 			return EBB_AGENT_FAULT_VALUE;
 		return EBB_AGENT_FAULT_NONE;
+	case EBB_MSG_TABLES_POLICY:
+		return ebb_agent_check_tables_policy((const struct ebb_msg_tables_policy *)packet);
 	case EBB_MSG_COLLECT:
 		if (ebb_get_le64(&((const struct ebb_msg_collect *)packet)->id) == 0)
 			return EBB_AGENT_FAULT_VALUE;

@@ -74,11 +74,16 @@ static void test_all_keys(void **state)
 			      "settle_msec = 3\n"
 			      "release = no\n"
 			      "guest_floor = 64M\n"
+			      "page_tables = background\n"
+			      "page_tables_delay_msec = 500\n"
+			      "page_tables_amount = 12\n"
+			      "page_tables_least = 3\n"
 			      "[guest \"web1\"]\n"
 			      "mode = lazy\n"
 			      "[guest \"db-2.test\"]\n"
 			      "mode = off\n"
 			      "weight = 200\n"
+			      "page_tables = off\n"
 			      "[guest \"heavy\"]\n"
 			      "weight = 1000"),
 			 0);
@@ -107,6 +112,11 @@ static void test_all_keys(void **state)
 	assert_int_equal(conf_guest_mode(&conf, "db-2.test"), EBB_MODE_OFF);
 	assert_int_equal(conf_guest_mode(&conf, "other"), EBB_MODE_AUTO);
 	assert_int_equal(conf_guest_mode(&conf, "heavy"), EBB_MODE_AUTO);
+	assert_int_equal(conf_guest_tables(&conf, "heavy"), EBB_TABLES_BACKGROUND);
+	assert_int_equal(conf_guest_tables(&conf, "db-2.test"), EBB_TABLES_OFF);
+	assert_int_equal(conf.page_tables_delay_msec, 500);
+	assert_int_equal(conf.page_tables_amount, 12);
+	assert_int_equal(conf.page_tables_least, 3);
 	assert_int_equal(conf_guest_weight(&conf, "heavy"), 1000);
 	assert_int_equal(conf_guest_weight(&conf, "web1"), 50);
 	assert_int_equal(conf_guest_weight(&conf, "db-2.test"), 200);
@@ -138,8 +148,11 @@ static const struct {
 	{ "[guest web1]\nmode = lazy\n", 2, "write [guest \"NAME\"]" },
 	{ "[guest \"a/b\"]\nmode = lazy\n", 2, "printable ASCII without space and '/'" },
 	{ "[guest \"\"]\nmode = lazy\n", 2, "printable ASCII" },
-	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode and weight" },
+	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode, weight and page_tables" },
 	{ "[guest \"web1\"]\nweight = 0\n", 2, "from 1 to 10000" },
+	{ "[guest \"web1\"]\npage_tables = yes\n", 2, "page_tables = yes: write on-demand" },
+	{ "[policy]\npage_tables_delay_msec = 99\n", 2, "from 100 to" },
+	{ "[policy]\npage_tables_amount = 0\n", 2, "from 1 to" },
 	{ "[policy]\nweight = 10001\n", 2, "from 1 to 10000" },
 	{ "[guest \"a-name-of-more-than-forty-bytes-is-too-long-for-it\"]\nmode = lazy\n", 2,
 	  "at most 40 bytes" },

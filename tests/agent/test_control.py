@@ -134,7 +134,7 @@ def test_set(ebbd):
         assert ebbd.show("web")["mode_wanted"] == word
     assert ebbd.ctl_json("set", "web", "mode", "lazy") == dict(name="web", key="mode", value="lazy")
     assert "write lazy, eager" in ebbd.ctl("set", "web", "mode", "lasy", status=1).stderr
-    assert "there is mode, and weight" in ebbd.ctl("set", "web", "colour", "red", status=1).stderr
+    assert "there is mode, weight, and page-tables" in ebbd.ctl("set", "web", "colour", "red", status=1).stderr
 
 
 def test_set_weight(ebbd):
@@ -163,7 +163,7 @@ GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wan
               "held_bytes", "huge_bytes", "memory_age_msec", "page_table_bytes",
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
               "release_under_way", "last_release", "content", "purge_under_way", "last_purge",
-              "tables", "collect_under_way", "last_collect"}
+              "tables", "page_tables_wanted", "collect_under_way", "last_collect"}
 
 
 def test_list_and_show(ebbd):
@@ -319,6 +319,27 @@ def test_collect(ebbd, status, word, code):
     assert f"last collection: {word}: 9 page tables found" in ebbd.ctl("show", "web").stdout
 
 
+def test_set_page_tables(ebbd):
+    guest = ebbd.guest(b"web", high=3)
+    assert guest.tables_policy == wire.TablesPolicy(wire.TABLES_KEEP, 10000, 4096, 64)
+    older = ebbd.guest(b"old", high=2)
+    for word, mode in (("background", wire.TABLES_BACKGROUND), ("off", wire.TABLES_OFF),
+                       ("on-demand", wire.TABLES_ON_DEMAND), ("default", wire.TABLES_KEEP)):
+        said = ebbd.ctl_json("set", "web", "page-tables", word)
+        assert said["value"] == word.replace("default", "keep")
+        assert guest.expect(wire.TablesPolicy).mode == mode
+        assert ebbd.show("web")["page_tables_wanted"] == said["value"]
+    assert "write on-demand" in ebbd.ctl("set", "web", "page-tables", "yes", status=1).stderr
+    # It outlives the guest, and one that does not know it is told nothing.
+    ebbd.ctl("set", "web", "page-tables", "background")
+    ebbd.ctl("set", "old", "page-tables", "background")
+    guest.close()
+    wait_for("the guest's end", lambda: ebbd.names() == ["old"])
+    assert ebbd.guest(b"web", high=3).tables_policy.mode == wire.TABLES_BACKGROUND
+    ebbd.ctl("set", "old", "mode", "lazy")
+    assert older.expect(wire.Policy).mode == wire.LAZY
+
+
 def test_collect_of_an_older_executor(ebbd):
     ebbd.guest(b"web", high=2)
     assert "older than this ebbd" in ebbd.ctl("collect", "web", status=1).stderr
@@ -330,7 +351,7 @@ def test_tables_are_shown(ebbd):
     guest.send(wire.tables(collections=3, counts=(9, 8, 7, 6, 5), skipped=4 * MIB))
     wait_for("the figures", lambda: ebbd.show("web")["tables"])
     assert ebbd.show("web")["tables"] == dict(
-        supported=True, collections=3, found=9, asked=8, offered=7, freed=6, refused=5,
+        supported=True, mode="on-demand", collections=3, found=9, asked=8, offered=7, freed=6, refused=5,
         skipped_bytes=4 * MIB)
     shown = ebbd.ctl("show", "web").stdout
     assert "6  and 5 not empty any more" in shown and "4.00M  of RAM whose tables" in shown

@@ -16,7 +16,7 @@ MESSAGES = {
     "PURGE": wire.message(wire.PURGE, bytes(16)), "PURGE_DONE": wire.purge_done(1),
     "CONTENT": wire.content(),
     "COLLECT": wire.message(wire.COLLECT, bytes(8)), "COLLECT_DONE": wire.collect_done(1),
-    "TABLES": wire.tables(),
+    "TABLES": wire.tables(), "TABLES_POLICY": wire.message(wire.TABLES_POLICY, bytes(24)),
 }
 
 

@@ -37,18 +37,29 @@ static void test_survives(void **state)
 	state_unset(&one, "never-there");
 	assert_int_equal(state_set_weight(&one, "web1", 200), 0);
 	assert_int_equal(state_set_weight(&one, "heavy", POLICY_WEIGHT_MAX), 0);
+	assert_int_equal(state_set_tables(&one, "web1", EBB_TABLES_OFF), 0);
+	assert_int_equal(state_set_tables(&one, "tabled", EBB_TABLES_BACKGROUND), 0);
+	assert_int_equal(state_set_tables(&one, "none", EBB_TABLES_KEEP), 0);
+	state_unset_tables(&one, "none");
+	state_unset_tables(&one, "never-there");
 	assert_int_equal(state_set_weight(&one, "light", 1), 0);
 	assert_int_equal(state_set_weight(&one, "light", 0), 0);
 	assert_int_equal(state_set_weight(&one, "never-there", 0), 0);
 	assert_int_equal(state_save(&one, path), 0);
 
 	assert_int_equal(state_load(&two, path), 0);
-	assert_int_equal(two.nr_entries, 3);
+	assert_int_equal(two.nr_entries, 4);
 	assert_int_equal(state_get_weight(&two, "web1"), 200);
 	assert_int_equal(state_get_weight(&two, "heavy"), POLICY_WEIGHT_MAX);
 	assert_int_equal(state_get_weight(&two, "we\"ird\\"), 0);
 	assert_int_equal(state_get_weight(&two, "light"), 0);
 	assert_false(state_get(&two, "heavy", &mode));
+	assert_false(state_get_tables(&two, "heavy", &mode));
+	assert_false(state_get_tables(&two, "none", &mode));
+	assert_true(state_get_tables(&two, "web1", &mode));
+	assert_int_equal(mode, EBB_TABLES_OFF);
+	assert_true(state_get_tables(&two, "tabled", &mode));
+	assert_int_equal(mode, EBB_TABLES_BACKGROUND);
 	assert_true(state_get(&two, "web1", &mode));
 	assert_int_equal(mode, EBB_MODE_EAGER);
 	assert_true(state_get(&two, "we\"ird\\", &mode));
@@ -59,7 +70,9 @@ static void test_survives(void **state)
 	assert_false(state_get(&two, "web1", &mode));
 	assert_int_equal(state_get_weight(&two, "web1"), 200);
 	assert_int_equal(state_set_weight(&two, "web1", 0), 0);
-	assert_int_equal(two.nr_entries, 2);
+	assert_int_equal(two.nr_entries, 4);
+	state_unset_tables(&two, "web1");
+	assert_int_equal(two.nr_entries, 3);
 
 	/* For its owner only, and nothing is left beside it. */
 	assert_int_equal(stat(path, &st), 0);

@@ -6,7 +6,7 @@ import struct
 
 HELLO, WELCOME, SAMPLE, POLICY, RELEASE_DONE, RELEASE, REFUSE = 1, 2, 3, 4, 5, 6, 8
 PURGE_DONE, PURGE, CONTENT = 9, 10, 11  # from version 2 on
-COLLECT_DONE, COLLECT, TABLES = 17, 18, 19  # from version 3 on
+TABLES_POLICY, COLLECT_DONE, COLLECT, TABLES = 16, 17, 18, 19  # from version 3 on
 FRONT_EBB, FRONT_BALLOON = 1, 2
 KEEP, OFF, LAZY, EAGER, AUTO = range(5)
 PLENTY, NEARING, SHORT = 1, 2, 3
@@ -17,6 +17,7 @@ ANEW = 1
 PURGE_OK, PURGE_PARTIAL, PURGE_BUSY, PURGE_OFF = range(4)
 COLLECT_NO_KERNEL = 19
 TABLES_CAN = 1
+TABLES_KEEP, TABLES_OFF, TABLES_ON_DEMAND, TABLES_BACKGROUND = range(4)
 CONTENT_HARDENED, CONTENT_GUEST = 1, 2
 S_TOTAL, S_FREE, S_AVAILABLE, S_CACHED, S_REPORTED, S_REUSED, S_OOM, S_FLAGS = range(1, 9)
 REASONS, STATS = 9, 9
@@ -68,9 +69,9 @@ def collect_done(number, counts=(0, 0, 0, 0, 0), usec=0, status=DONE_OK, reserve
                    **header)
 
 
-def tables(flags=TABLES_CAN, reserved=0, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
+def tables(flags=TABLES_CAN, mode=TABLES_ON_DEMAND, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
            **header):
-    return message(TABLES, struct.pack("<LL7Q", flags, reserved, collections, *counts, skipped),
+    return message(TABLES, struct.pack("<LL7Q", flags, mode, collections, *counts, skipped),
                    **header)
 
 
@@ -100,6 +101,14 @@ class Purge:
 
 
 @dataclasses.dataclass
+class TablesPolicy:
+    mode: int
+    delay_msec: int
+    amount: int
+    least: int
+
+
+@dataclasses.dataclass
 class Collect:
     id: int
 
@@ -125,6 +134,8 @@ def decode(packet):
         number, size = struct.unpack("<QQ", body)
         assert number != 0 and size != 0
         return Purge(number, size)
+    if kind == TABLES_POLICY:
+        return TablesPolicy(*struct.unpack("<LLQQ", body))
     if kind == COLLECT:
         number, = struct.unpack("<Q", body)
         assert number != 0
@@ -184,6 +195,8 @@ class Executor:
         self.send(hello(name, **keys))
         self.welcome = self.expect(Welcome)
         self.policy = self.expect(Policy)
+        if self.welcome.version >= 3:
+            self.tables_policy = self.expect(TablesPolicy)
         return self
 
     def close(self):

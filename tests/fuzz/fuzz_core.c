@@ -61,6 +61,7 @@ static struct fuzz {
 	bool held;
 	int begin_ret;
 	uint64_t release_id;
+	uint64_t collect_id;
 	/* the model */
 	bool present[NR_SLOTS];
 	bool in_flight[NR_PAGES];
@@ -173,6 +174,24 @@ static int on_release(void *vmm, uint64_t id, uint64_t bytes, uint32_t flags)
 	return id % 5 == 0 ? -ENODEV : 0;
 }
 
+/* What is asked for is in RAM that is there. */
+static int on_collect(void *vmm, uint64_t id, const struct ebb_candidate *ranges,
+		      uint32_t nr_ranges)
+{
+	uint32_t i;
+
+	MUST(nr_ranges && nr_ranges <= VIRTIO_EBB_MAX_COLLECT);
+	for (i = 0; i < nr_ranges; i++) {
+		MUST(ranges[i].bytes && (ranges[i].gpa | ranges[i].bytes) % PAGE == 0);
+		MUST(ranges[i].gpa + ranges[i].bytes <= NR_PAGES * PAGE);
+		MUST(ranges[i].bytes % EBB_BLOCK_BYTES == 0);
+	}
+	pthread_mutex_lock(&fuzz.lock);
+	fuzz.collect_id = id;
+	pthread_mutex_unlock(&fuzz.lock);
+	return id % 5 == 0 ? -ENODEV : 0;
+}
+
 static const struct ebb_vmm_ops ops = {
 	.discard_begin = on_begin,
 	.discard_end = on_nothing,
@@ -180,6 +199,7 @@ static const struct ebb_vmm_ops ops = {
 	.batch_done = on_done,
 	.guide = on_guide,
 	.release = on_release,
+	.collect = on_collect,
 	.want_stats = on_nothing,
 	.purged = on_nothing,
 };
@@ -303,12 +323,14 @@ static void hold(void)
 	pthread_mutex_unlock(&fuzz.lock);
 }
 
-static uint64_t release_id(void)
+/* Of the last release or collection that the guest was asked for. */
+static uint64_t command_id(void)
 {
+	bool collect = next() % 2;
 	uint64_t id;
 
 	pthread_mutex_lock(&fuzz.lock);
-	id = fuzz.release_id;
+	id = collect ? fuzz.collect_id : fuzz.release_id;
 	pthread_mutex_unlock(&fuzz.lock);
 	return id;
 }
@@ -320,7 +342,7 @@ static void fill_offer(struct offer *offer)
 	memset(offer, 0, sizeof(*offer));
 	offer->batch = (struct ebb_batch){
 		.offer = next() % 3 ? EBB_OFFER_FREE : EBB_OFFER_CONTENT,
-		.command_id = next() % 2 ? release_id() : 0,
+		.command_id = next() % 2 ? command_id() : 0,
 		.nr_ranges = nr,
 		.ranges = offer->ranges,
 		.opaque = offer,
@@ -444,6 +466,16 @@ static void purge(void)
 	}
 }
 
+static void collect(void)
+{
+	int ret = ebb_executor_collect(fuzz.executor);
+
+	MUST(ret == 0 || ret == -EBUSY || ret == -EPERM || ret == -ENODEV || ret == -ENOSYS);
+	if (next() % 2)
+		ebb_executor_release_done(fuzz.executor, command_id(), next() % 5, 1, 0);
+	MUST(ebb_executor_set_tables_mode(fuzz.executor, EBB_TABLES_OFF + next() % 3) == 0);
+}
+
 static void step(void)
 {
 	uint8_t what = next();
@@ -501,6 +533,9 @@ static void step(void)
 	case 13:
 		purge();
 		break;
+	case 14:
+		collect();
+		break;
 	default:
 		submit();
 		break;
@@ -527,6 +562,7 @@ static void begin(const uint8_t *data, size_t size)
 	fuzz.hold = fuzz.held = false;
 	fuzz.begin_ret = 0;
 	fuzz.release_id = 0;
+	fuzz.collect_id = 0;
 	fuzz.paused = fuzz.hardened = fuzz.nr_flying = 0;
 	memset(fuzz.present, 0, sizeof(fuzz.present));
 	MUST(ebb_executor_new(&fuzz.executor, &config, &ops, NULL) == 0);

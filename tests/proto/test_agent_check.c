@@ -28,14 +28,15 @@ static union {
 	struct ebb_msg_collect collect;
 	struct ebb_msg_collect_done collect_done;
 	struct ebb_msg_tables tables;
+	struct ebb_msg_tables_policy tables_policy;
 	uint8_t bytes[EBB_AGENT_MAX_BYTES];
 } msg;
 
 static const uint16_t types[] = {
-	EBB_MSG_HELLO,	      EBB_MSG_WELCOME,	    EBB_MSG_SAMPLE,  EBB_MSG_POLICY,
-	EBB_MSG_RELEASE,      EBB_MSG_RELEASE_DONE, EBB_MSG_REFUSE,  EBB_MSG_PURGE_DONE,
-	EBB_MSG_PURGE,	      EBB_MSG_CONTENT,	    EBB_MSG_COLLECT, EBB_MSG_TABLES,
-	EBB_MSG_COLLECT_DONE,
+	EBB_MSG_HELLO,	      EBB_MSG_WELCOME,	     EBB_MSG_SAMPLE,  EBB_MSG_POLICY,
+	EBB_MSG_RELEASE,      EBB_MSG_RELEASE_DONE,  EBB_MSG_REFUSE,  EBB_MSG_PURGE_DONE,
+	EBB_MSG_PURGE,	      EBB_MSG_CONTENT,	     EBB_MSG_COLLECT, EBB_MSG_TABLES,
+	EBB_MSG_COLLECT_DONE, EBB_MSG_TABLES_POLICY,
 };
 #define LATEST	 3
 #define NR_TYPES (sizeof(types) / sizeof(types[0]))
@@ -83,6 +84,10 @@ static void make(uint16_t type)
 	case EBB_MSG_CONTENT:
 		ebb_put_le32(&msg.content.flags, EBB_CONTENT_F_MASK);
 		break;
+	case EBB_MSG_TABLES_POLICY:
+		ebb_put_le32(&msg.tables_policy.delay_msec, EBB_TABLES_DELAY_MIN_MSEC);
+		ebb_put_le64(&msg.tables_policy.amount_tables, 1);
+		break;
 	case EBB_MSG_COLLECT:
 		ebb_put_le64(&msg.collect.id, 1);
 		break;
@@ -92,6 +97,7 @@ static void make(uint16_t type)
 		break;
 	case EBB_MSG_TABLES:
 		ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK);
+		ebb_put_le32(&msg.tables.mode, EBB_TABLES_BACKGROUND);
 		break;
 	}
 }
@@ -208,7 +214,19 @@ static void collections(void **state)
 	       EBB_AGENT_FAULT_RESERVED);
 	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK + 1),
 	       EBB_AGENT_FAULT_RESERVED);
-	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.reserved, 1), EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.mode, EBB_TABLES_KEEP),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_TABLES, ebb_put_le32(&msg.tables.mode, EBB_TABLES_MAX),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_TABLES_POLICY, ebb_put_le32(&msg.tables_policy.mode, EBB_TABLES_MAX),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_TABLES_POLICY, ebb_put_le32(&msg.tables_policy.delay_msec, 99),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_TABLES_POLICY,
+	       ebb_put_le32(&msg.tables_policy.delay_msec, EBB_TABLES_DELAY_MAX_MSEC + 1),
+	       EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_TABLES_POLICY, ebb_put_le64(&msg.tables_policy.amount_tables, 0),
+	       EBB_AGENT_FAULT_VALUE);
 }
 
 /* A peer of an earlier version is sent nothing of a later one, and may send nothing of it. */

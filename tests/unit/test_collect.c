@@ -460,6 +460,93 @@ static void a_reset_at_any_moment(void **state)
 	end();
 }
 
+/* As ebbd's word would have it. */
+static void set_passes(uint32_t stage, uint64_t amount, uint64_t least)
+{
+	pthread_mutex_lock(&vmm.executor->lock);
+	vmm.executor->policy.stage = stage;
+	vmm.executor->tables_policy.delay_msec = EBB_TABLES_DELAY_MIN_MSEC;
+	vmm.executor->tables_policy.amount_tables = amount;
+	vmm.executor->tables_policy.least_tables = least;
+	pthread_mutex_unlock(&vmm.executor->lock);
+	assert_int_equal(ebb_executor_set_tables_mode(vmm.executor, EBB_TABLES_BACKGROUND), 0);
+}
+
+/* Wait until so many more passes have begun and ended. */
+static void wait_passes(uint64_t nr)
+{
+	struct ebb_status status;
+	uint64_t passes;
+
+	ebb_executor_status(vmm.executor, &status);
+	passes = status.counters.passes + nr;
+	fake_vmm_wait_status(&vmm, &status, status.counters.passes >= passes);
+}
+
+/* So much at a time, where it stopped the last time; and not for too little. */
+static void passes_in_the_background(void **state)
+{
+	unsigned int nr;
+	uint64_t gpa;
+
+	begin(EBB_MODE_LAZY);
+	need_kernel();
+	mark_and_purge(0, 32 * MIB);
+	set_passes(EBB_STAGE_PLENTY, 6, 2);
+	for (gpa = FIRST_GPA, nr = 1; gpa < FIRST_GPA + 24 * MIB; gpa += 12 * MIB, nr++) {
+		fake_vmm_wait(&vmm, vmm.nr_collect == nr);
+		assert_int_equal(vmm.nr_candidates, 1);
+		assert_int_equal(vmm.candidates[0].gpa, gpa);
+		assert_int_equal(vmm.candidates[0].bytes, 12 * MIB);
+		run(vmm.collect_id, gpa - FIRST_GPA, 12 * MIB);
+		ebb_executor_release_done(vmm.executor, vmm.collect_id, VIRTIO_EBB_DONE_OK, 1, 0);
+	}
+	fake_vmm_wait(&vmm, vmm.nr_collect == 3);
+	assert_int_equal(vmm.candidates[0].gpa, FIRST_GPA + 24 * MIB);
+	assert_int_equal(vmm.candidates[0].bytes, 8 * MIB);
+	run(vmm.collect_id, 24 * MIB, 6 * MIB);
+	ebb_executor_release_done(vmm.executor, vmm.collect_id, VIRTIO_EBB_DONE_OK, 1, 0);
+	/* One is left: it is not worth it. */
+	wait_passes(3);
+	assert_int_equal(vmm.nr_collect, 3);
+	assert_int_equal(state_of(30 * MIB), EBB_TABLE_EMPTY);
+	set_passes(EBB_STAGE_PLENTY, 6, 1);
+	fake_vmm_wait(&vmm, vmm.nr_collect == 4);
+	end();
+}
+
+/* Nothing while the host is short, and nothing when it is not wanted. */
+static void passes_give_way(void **state)
+{
+	struct ebb_status status;
+	uint64_t passes;
+
+	begin(EBB_MODE_LAZY);
+	need_kernel();
+	mark_and_purge(0, 8 * MIB);
+	set_passes(EBB_STAGE_SHORT, 64, 1);
+	usleep(5 * EBB_TABLES_DELAY_MIN_MSEC * 1000);
+	ebb_executor_status(vmm.executor, &status);
+	assert_int_equal(status.counters.passes, 0);
+	assert_int_equal(status.tables_mode, EBB_TABLES_BACKGROUND);
+	/* By hand it goes at any stage, but not when it is off. */
+	over(ask());
+	assert_int_equal(ebb_executor_set_tables_mode(vmm.executor, EBB_TABLES_OFF), 0);
+	assert_int_equal(ebb_executor_collect(vmm.executor), -EPERM);
+	assert_int_equal(ebb_executor_set_tables_mode(vmm.executor, EBB_TABLES_KEEP), -EINVAL);
+	/* Short in the middle of a pass: it ends with the exchange. */
+	set_passes(EBB_STAGE_PLENTY, 1, 1);
+	fake_vmm_wait(&vmm, vmm.nr_collect == 2);
+	set_passes(EBB_STAGE_SHORT, 1, 1);
+	over(vmm.collect_id);
+	ebb_executor_status(vmm.executor, &status);
+	passes = status.counters.passes;
+	usleep(3 * EBB_TABLES_DELAY_MIN_MSEC * 1000);
+	ebb_executor_status(vmm.executor, &status);
+	assert_int_equal(status.counters.passes, passes);
+	end();
+}
+
 /* A region goes while its blocks are asked for: the one that comes after it was asked nothing. */
 static void its_region_goes(void **state)
 {
@@ -494,6 +581,8 @@ int main(void)
 		cmocka_unit_test(one_at_a_time_and_only_if_it_can_be_obeyed),
 		cmocka_unit_test(a_reset_at_any_moment),
 		cmocka_unit_test(its_region_goes),
+		cmocka_unit_test(passes_in_the_background),
+		cmocka_unit_test(passes_give_way),
 	};
 	cpu_set_t one;
 

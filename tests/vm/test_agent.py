@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from harness.pageout import pageout
 from harness.wait import wait_for
 
 MIB = 1 << 20
@@ -188,3 +189,33 @@ def test_stage_and_release_of_a_limited_guest(vm, agent, memory_cgroup):
                      g["limit"]["stage"] == "plenty")
     status, output = guest.run("memwork -m 100 -r 2")
     assert status == 0, output
+
+
+def test_page_tables_are_collected(vm, agent):
+    """By hand, and then in the background: what was freed and purged leaves no table."""
+    agent.configure("nearing_percent = 1\nshort_percent = 0\nanswer_msec = 0\n"
+                    "page_tables_delay_msec = 200\npage_tables_least = 1")
+    agent.start()
+    guest = boot(vm, agent, "web", mode="lazy")
+    shown = agent.wait_guest("web", "the device's word", lambda g: g["tables"])
+    if not shown["tables"]["supported"]:
+        pytest.skip("this host's kernel cannot free empty page tables")
+    assert shown["tables"]["mode"] == "on-demand"
+
+    def purge():
+        churn(guest, 200)
+        agent.wait_guest("web", "the marks", lambda g: g["reclaimable_bytes"] > 120 * MIB)
+        pageout(guest.pid, guest.host_address(0), GUEST_MIB * MIB)
+
+    purge()
+    collect = agent.json("collect", "web")["collect"]
+    assert collect["status"] == "ok" and collect["freed"] > 30, collect
+    assert collect["freed"] <= collect["offered"] <= collect["asked"] <= collect["found"]
+    agent.run("set", "web", "page-tables", "off")
+    wait_for(lambda: agent.json("show", "web")["tables"]["mode"] == "off", "the mode")
+    assert "page-tables is off" in agent.run("collect", "web", status=1).stderr
+    before = agent.json("show", "web")["tables"]["freed"]
+    agent.run("set", "web", "page-tables", "background")
+    purge()
+    agent.wait_guest("web", "passes", lambda g: g["tables"]["freed"] > before + 30)
+    assert guest.memwork(200, rounds=1).wait(600) == 0

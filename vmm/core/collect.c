@@ -22,6 +22,12 @@
 /* Dense blocks of 4 KiB pages take some 3 ms in a look. */
 #define LOOK_BLOCKS EBB_TABLES_MAX_LOOK
 
+/* A pass in the background looks at so many: 16 GiB, at worst some 45 ms. */
+#define PASS_BLOCKS 8192u
+
+/* A guest that made requests since the last look is busy: look again after so long. */
+#define BUSY_NSEC NSEC_PER_SEC
+
 int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 {
 	struct ebb_collect *collect = &executor->collect;
@@ -29,7 +35,8 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 
 	if (collect->state != EBB_COLLECT_NONE)
 		return -EBUSY;
-	if (decision.action == EBB_ACTION_NONE)
+	if (decision.action == EBB_ACTION_NONE ||
+	    ebb_policy_tables_mode(&executor->tables_policy) == EBB_TABLES_OFF)
 		return -EPERM;
 	if (!ebb_tables_can(&executor->tables))
 		return -ENOSYS;
@@ -41,8 +48,72 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 		.fresh = true,
 		.agent_id = agent_id,
 		.start_nsec = ebb_now_nsec(),
+		.most_tables = UINT64_MAX,
+		.most_blocks = UINT64_MAX,
 	};
 	return 0;
+}
+
+/* Lock held. */
+static bool start_pass(struct ebb_executor *executor)
+{
+	struct ebb_collect *collect = &executor->collect;
+
+	if (ebb_collect_start(executor, 0))
+		return false;
+	collect->background = true;
+	collect->most_tables = executor->tables_policy.amount_tables;
+	collect->least_tables = executor->tables_policy.least_tables;
+	collect->most_blocks = PASS_BLOCKS;
+	collect->gpa = executor->pass.gpa;
+	executor->status.counters.passes++;
+	return true;
+}
+
+uint64_t ebb_collect_plan(struct ebb_executor *executor)
+{
+	struct ebb_pass *pass = &executor->pass;
+	uint64_t now_nsec = ebb_now_nsec(), delay_nsec, requests, least_bytes;
+	bool wanted, may, busy;
+
+	pthread_mutex_lock(&executor->lock);
+	wanted = ebb_policy_tables_mode(&executor->tables_policy) == EBB_TABLES_BACKGROUND &&
+		 executor->status.driver && !executor->status.broken &&
+		 ebb_tables_can(&executor->tables);
+	may = ebb_policy_may_pass(&executor->policy, &executor->tables_policy);
+	delay_nsec = executor->tables_policy.delay_msec * NSEC_PER_MSEC;
+	least_bytes = executor->tables_policy.least_tables * EBB_TABLE_BYTES;
+	requests = executor->status.counters.requests;
+	pthread_mutex_unlock(&executor->lock);
+
+	if (!wanted) {
+		pass->next_nsec = 0;
+		return UINT64_MAX;
+	}
+	if (pass->next_nsec == 0 || pass->next_nsec > now_nsec + delay_nsec) {
+		pass->next_nsec = now_nsec + delay_nsec;
+		pass->put_off_nsec = 0;
+		pass->seen_requests = requests;
+	}
+	if (now_nsec < pass->next_nsec)
+		return pass->next_nsec;
+	busy = requests != pass->seen_requests;
+	pass->seen_requests = requests;
+	/* One that is always busy is asked in the end. */
+	if (busy && pass->put_off_nsec < delay_nsec) {
+		pass->put_off_nsec += BUSY_NSEC;
+		pass->next_nsec = now_nsec + (BUSY_NSEC < delay_nsec ? BUSY_NSEC : delay_nsec);
+		return pass->next_nsec;
+	}
+	pass->put_off_nsec = 0;
+	pass->next_nsec = now_nsec + delay_nsec;
+	/* All tables of this process together are not worth it. */
+	if (may && ebb_tables_vm_pte_bytes() >= least_bytes) {
+		pthread_mutex_lock(&executor->lock);
+		start_pass(executor);
+		pthread_mutex_unlock(&executor->lock);
+	}
+	return pass->next_nsec;
 }
 
 void ebb_collect_answer(struct ebb_executor *executor, uint32_t status)
@@ -80,6 +151,8 @@ static bool add_candidate(struct ebb_collect *collect, uint64_t gpa, uint64_t by
 {
 	struct ebb_candidate *last = &collect->ranges[collect->nr_ranges - 1];
 
+	if (collect->tables.asked + collect->found_now >= collect->most_tables)
+		return false;
 	if (collect->nr_ranges && last->gpa + last->bytes == gpa) {
 		last->bytes += bytes;
 		return true;
@@ -113,8 +186,10 @@ static uint64_t look(struct ebb_executor *executor, struct ebb_region *region, u
 			*flags &= (uint8_t)~EBB_BLOCK_TABLE;
 		if (states[i] != EBB_TABLE_EMPTY)
 			continue;
-		if (!add_candidate(collect, gpa + i * EBB_BLOCK_BYTES, EBB_BLOCK_BYTES))
+		if (!add_candidate(collect, gpa + i * EBB_BLOCK_BYTES, EBB_BLOCK_BYTES)) {
+			collect->full = true;
 			return i;
+		}
 		*flags |= EBB_BLOCK_ASKED;
 		collect->found_now++;
 	}
@@ -153,7 +228,9 @@ static bool walk_region(struct ebb_executor *executor, struct ebb_region *region
 		looked = nr ? look(executor, region, block, nr) : 1;
 		block += looked;
 		/* A mere step over blocks that nothing was done to costs nothing. */
-		go_on = looked >= nr && (!nr || !must_give_way(executor));
+		collect->looked += nr ? looked : 0;
+		go_on = !collect->full && collect->looked < collect->most_blocks &&
+			(!nr || !must_give_way(executor));
 	}
 	collect->gpa = block < region->nr_blocks ? first_gpa + block * EBB_BLOCK_BYTES
 						 : region->desc.start_gpa + region->desc.size_bytes;
@@ -163,14 +240,22 @@ static bool walk_region(struct ebb_executor *executor, struct ebb_region *region
 /* Look for candidates. False: it is to be gone on with, when nobody waits. */
 static bool find(struct ebb_executor *executor)
 {
+	struct ebb_collect *collect = &executor->collect;
 	struct ebb_region *region;
 	bool go_on = true;
 
-	while (go_on && (region = ebb_scan_hold_next(executor, executor->collect.gpa))) {
+	while (go_on && (region = ebb_scan_hold_next(executor, collect->gpa))) {
 		go_on = walk_region(executor, region);
 		ebb_scan_let_go(executor);
 	}
-	return go_on;
+	/* Around the corner, the next pass begins anew. */
+	if (go_on)
+		collect->gpa = 0;
+	collect->walked = go_on || collect->looked >= collect->most_blocks ||
+			  collect->tables.asked + collect->found_now >= collect->most_tables;
+	if (collect->background)
+		executor->pass.gpa = collect->gpa;
+	return collect->walked || collect->full;
 }
 
 /* The exchange is over: what was not offered in it is asked for no more. */
@@ -203,6 +288,7 @@ static void forget_candidates(struct ebb_executor *executor)
 		}
 	}
 	collect->nr_ranges = 0;
+	collect->full = false;
 }
 
 /* Ask the guest for the candidates. */
@@ -210,13 +296,13 @@ static void ask(struct ebb_executor *executor)
 {
 	struct ebb_collect *collect = &executor->collect;
 	struct ebb_counters *counters = &executor->status.counters;
-	uint64_t id;
-	bool wanted;
+	bool wanted, is_worth_it = collect->found_now >= collect->least_tables;
+	uint64_t id = 0;
 	int ret;
 
 	/* A reset that comes from here on waits until the VMM was told. */
 	pthread_mutex_lock(&executor->lock);
-	wanted = collect->state == EBB_COLLECT_WANTED;
+	wanted = collect->state == EBB_COLLECT_WANTED && is_worth_it;
 	collect->tables.found += collect->found_now;
 	counters->tables_found += collect->found_now;
 	if (wanted) {
@@ -227,6 +313,8 @@ static void ask(struct ebb_executor *executor)
 		counters->tables_asked += collect->found_now;
 	}
 	collect->found_now = 0;
+	if (!is_worth_it && collect->state == EBB_COLLECT_WANTED)
+		ebb_collect_answer(executor, VIRTIO_EBB_DONE_OK);
 	pthread_mutex_unlock(&executor->lock);
 	if (!wanted)
 		return;
@@ -249,10 +337,13 @@ static bool goes_on(struct ebb_executor *executor, uint32_t *status)
 	*status = collect->status;
 	more = (*status == VIRTIO_EBB_DONE_OK || *status == VIRTIO_EBB_DONE_PARTIAL) &&
 	       !collect->walked;
+	/* A pass gives way to pressure, and ends when it was switched off. */
+	if (collect->background)
+		more &= ebb_policy_may_pass(&executor->policy, &executor->tables_policy);
 	if (more)
 		collect->state = EBB_COLLECT_WANTED;
 	pthread_mutex_unlock(&executor->lock);
-	/* Less than asked is in use: that is no trouble. */
+	/* Some of it is in use: that is no trouble. */
 	if (*status == VIRTIO_EBB_DONE_PARTIAL)
 		*status = VIRTIO_EBB_DONE_OK;
 	return more;
@@ -290,8 +381,7 @@ void ebb_collect_work(struct ebb_executor *executor)
 		}
 		ebb_memops_end(executor);
 	}
-	collect->walked = find(executor);
-	if (!collect->walked && collect->nr_ranges < VIRTIO_EBB_MAX_COLLECT)
+	if (!find(executor))
 		return;
 	if (collect->nr_ranges)
 		ask(executor);

@@ -134,6 +134,7 @@ struct ebb_executor_config {
 	const char *agent_path; /* ebbd's socket; NULL: no agent */
 	uint32_t front;		/* EBB_FRONT_*; BALLOON cannot rest: AUTO marks lazily at PLENTY */
 	uint32_t mode;		/* EBB_MODE_*, not KEEP */
+	uint32_t tables_mode;	/* EBB_TABLES_*; 0: ON_DEMAND */
 	uint32_t tables_way;	/* enum ebb_tables_way; 0: what the kernel is found to do */
 };
 
@@ -152,7 +153,8 @@ struct ebb_counters {
 	uint64_t content_purged_bytes; /* that a scan found gone */
 	uint64_t notices;	       /* taken by the VMM */
 	uint64_t purges;
-	uint64_t collections;
+	uint64_t collections;	 /* that are over, also those of passes in the background */
+	uint64_t passes;	 /* begun in the background */
 	uint64_t tables_found;	 /* empty, by looking for them; so are the next three, of tables */
 	uint64_t tables_asked;	 /* of the guest */
 	uint64_t tables_offered; /* by the guest, of these */
@@ -177,6 +179,7 @@ struct ebb_status {
 	struct ebb_guidance guidance;
 	uint64_t ram_bytes;
 	uint64_t refused_ram_bytes;
+	uint32_t tables_mode;	      /* in force, EBB_TABLES_* */
 	bool can_collect;	      /* this host's kernel can find and free empty page tables */
 	uint64_t skipped_ram_bytes;   /* whose page tables are left alone for its backing */
 	uint64_t content_block_bytes; /* of blocks that may hold volatile content */
@@ -283,10 +286,13 @@ int ebb_executor_release(struct ebb_executor *executor, uint64_t bytes, uint32_t
 
 /*
  * Find empty page tables and collect them from the guest's free memory, by the operator's hand.
- * Returns at once: -EBUSY one is under way, -EPERM mode off, -ENODEV no driver, -ENOSYS this
- * host's kernel cannot do it.
+ * Returns at once: -EBUSY one is under way, -EPERM mode or tables mode off, -ENODEV no driver,
+ * -ENOSYS this host's kernel cannot do it.
  */
 int ebb_executor_collect(struct ebb_executor *executor);
+
+/* The operator's EBB_TABLES_* for this guest; ebbd's word, unless KEEP, goes before it. */
+int ebb_executor_set_tables_mode(struct ebb_executor *executor, uint32_t mode);
 
 /* The driver has ended command id, a release or a collection. Unknown ids are ignored. */
 void ebb_executor_release_done(struct ebb_executor *executor, uint64_t id, uint32_t status,

@@ -211,7 +211,7 @@ static bool should_stop(struct ebb_executor *executor)
 static void *thread_main(void *opaque)
 {
 	struct ebb_executor *executor = opaque;
-	uint64_t tick_nsec = UINT64_MAX, deadline_nsec;
+	uint64_t tick_nsec = UINT64_MAX, pass_nsec, deadline_nsec;
 	bool readable = false;
 
 	while (!should_stop(executor)) {
@@ -224,7 +224,10 @@ static void *thread_main(void *opaque)
 		ebb_release_ask(executor);
 		tick_nsec = tick(executor, tick_nsec);
 		ebb_content_tell(executor);
+		pass_nsec = ebb_collect_plan(executor);
 		deadline_nsec = ebb_link_deadline_nsec(&executor->link);
+		if (pass_nsec < deadline_nsec)
+			deadline_nsec = pass_nsec;
 		if (tick_nsec < deadline_nsec)
 			deadline_nsec = tick_nsec;
 		readable = wait_for_work(executor, deadline_nsec);
@@ -289,7 +292,8 @@ static bool config_is_valid(const struct ebb_executor_config *config)
 	strcpy(name, config->name);
 	return ebb_agent_check_text(name, sizeof(name), 1) == EBB_AGENT_FAULT_NONE &&
 	       (config->front == EBB_FRONT_EBB || config->front == EBB_FRONT_BALLOON) &&
-	       config->mode > EBB_MODE_KEEP && config->mode < EBB_MODE_MAX;
+	       config->mode > EBB_MODE_KEEP && config->mode < EBB_MODE_MAX &&
+	       config->tables_mode < EBB_TABLES_MAX;
 }
 
 /* Everything that the way of a batch needs is allocated here (rule 12). */
@@ -330,6 +334,12 @@ int ebb_executor_new(struct ebb_executor **ret, const struct ebb_executor_config
 		.operator_mode = config->mode,
 		.agent_mode = EBB_MODE_KEEP,
 		.stage = EBB_STAGE_NEARING,
+	};
+	executor->tables_policy = (struct ebb_tables_policy){
+		.operator_mode = config->tables_mode ? config->tables_mode : EBB_TABLES_ON_DEMAND,
+		.delay_msec = 10000,
+		.amount_tables = 4096,
+		.least_tables = 64,
 	};
 	executor->can_free = kernel_has_free();
 	ebb_executor_policy_changed(executor, NULL);
@@ -640,6 +650,17 @@ void ebb_executor_release_done(struct ebb_executor *executor, uint64_t id, uint3
 	wake(executor);
 }
 
+int ebb_executor_set_tables_mode(struct ebb_executor *executor, uint32_t mode)
+{
+	if (mode == EBB_TABLES_KEEP || mode >= EBB_TABLES_MAX)
+		return -EINVAL;
+	pthread_mutex_lock(&executor->lock);
+	executor->tables_policy.operator_mode = mode;
+	pthread_mutex_unlock(&executor->lock);
+	wake(executor);
+	return 0;
+}
+
 int ebb_executor_collect(struct ebb_executor *executor)
 {
 	int ret;
@@ -667,6 +688,7 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 	pthread_mutex_lock(&executor->lock);
 	*status = executor->status;
 	status->hardened = executor->content.harden_depth != 0;
+	status->tables_mode = ebb_policy_tables_mode(&executor->tables_policy);
 	status->can_collect = ebb_tables_can(&executor->tables);
 	for (i = 0; i < executor->map.nr; i++) {
 		const struct ebb_region *region = executor->map.regions[i];

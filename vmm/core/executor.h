@@ -78,13 +78,28 @@ struct ebb_collect {
 	uint32_t status;   /* ANSWERED: VIRTIO_EBB_DONE_* or EBB_RELEASE_* */
 	uint64_t start_nsec;
 	struct ebb_link_tables tables;
+	/* The same, but constant while it is under way. */
+	bool background;       /* a pass: gives way to pressure */
+	uint64_t most_tables;  /* asked for */
+	uint64_t least_tables; /* worth asking for in one exchange */
+	uint64_t most_blocks;  /* looked at */
 	/* Executor thread. */
 	bool fresh;	    /* not begun with */
-	bool walked;	    /* to the end */
+	bool walked;	    /* to the end, or as far as it may */
+	bool full;	    /* no more candidates in this exchange */
+	uint64_t looked;    /* blocks */
 	uint64_t gpa;	    /* where the walk goes on */
 	uint64_t found_now; /* tables of the candidates */
 	struct ebb_candidate ranges[VIRTIO_EBB_MAX_COLLECT];
 	uint32_t nr_ranges;
+};
+
+/* Passes in the background. Executor thread. */
+struct ebb_pass {
+	uint64_t next_nsec;	/* 0: none is planned */
+	uint64_t put_off_nsec;	/* for a busy guest, since it was due */
+	uint64_t seen_requests; /* at the last look */
+	uint64_t gpa;		/* where the next one goes on */
 };
 
 /* The purge that is under way. */
@@ -123,6 +138,7 @@ struct ebb_executor {
 	bool guide_pending;
 	bool look_pending; /* regions came whose flags the kernel was not asked for */
 	struct ebb_policy policy;
+	struct ebb_tables_policy tables_policy;
 	struct ebb_release release;
 	struct ebb_purge purge;
 	struct ebb_collect collect;
@@ -136,6 +152,7 @@ struct ebb_executor {
 	struct ebb_scan scan;
 	struct ebb_content content; /* says itself who writes what */
 	struct ebb_tables tables;
+	struct ebb_pass pass;
 	bool marked; /* something was marked, at any time */
 };
 
@@ -195,6 +212,8 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id);
 void ebb_collect_answer(struct ebb_executor *executor, uint32_t status);
 /* Executor thread: go on with it. */
 void ebb_collect_work(struct ebb_executor *executor);
+/* Executor thread: begin a pass that is due. When to call it again; UINT64_MAX: never. */
+uint64_t ebb_collect_plan(struct ebb_executor *executor);
 
 /* release.c. All with the lock held but ebb_release_ask(). */
 int ebb_release_start(struct ebb_executor *executor, uint64_t agent_id, uint64_t bytes,

@@ -240,6 +240,7 @@ static int send_tables(struct ebb_executor *executor)
 	ebb_executor_status(executor, &status);
 	put_hdr(&msg.hdr, EBB_MSG_TABLES);
 	ebb_put_le32(&msg.flags, status.can_collect ? EBB_TABLES_F_CAN : 0);
+	ebb_put_le32(&msg.mode, status.tables_mode);
 	ebb_put_le64(&msg.collections, status.counters.collections);
 	ebb_put_le64(&msg.found_tables, status.counters.tables_found);
 	ebb_put_le64(&msg.asked_tables, status.counters.tables_asked);
@@ -390,6 +391,19 @@ static uint32_t collect_status(int error)
 	return EBB_RELEASE_NO_DRIVER;
 }
 
+static void handle_tables_policy(struct ebb_executor *executor,
+				 const struct ebb_msg_tables_policy *msg)
+{
+	struct ebb_tables_policy *policy = &executor->tables_policy;
+
+	pthread_mutex_lock(&executor->lock);
+	policy->agent_mode = ebb_get_le32(&msg->mode);
+	policy->delay_msec = ebb_get_le32(&msg->delay_msec);
+	policy->amount_tables = ebb_get_le64(&msg->amount_tables);
+	policy->least_tables = ebb_get_le64(&msg->least_tables);
+	pthread_mutex_unlock(&executor->lock);
+}
+
 static void handle_collect(struct ebb_executor *executor, const struct ebb_msg_collect *msg)
 {
 	uint64_t id = ebb_get_le64(&msg->id);
@@ -438,6 +452,8 @@ static int handle_packet(struct ebb_executor *executor, uint16_t type, const voi
 		handle_policy(executor, packet);
 	else if (type == EBB_MSG_PURGE)
 		handle_purge(executor, packet);
+	else if (type == EBB_MSG_TABLES_POLICY)
+		handle_tables_policy(executor, packet);
 	else if (type == EBB_MSG_COLLECT)
 		handle_collect(executor, packet);
 	else

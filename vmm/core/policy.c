@@ -67,3 +67,15 @@ bool ebb_policy_reoffer(const struct ebb_policy *old, const struct ebb_policy *n
 	/* Marks are hints that expire: a worse stage asks again even for the same action. */
 	return after > before || (after != EBB_ACTION_NONE && now->stage > old->stage);
 }
+
+uint32_t ebb_policy_tables_mode(const struct ebb_tables_policy *tables)
+{
+	return tables->agent_mode != EBB_TABLES_KEEP ? tables->agent_mode : tables->operator_mode;
+}
+
+bool ebb_policy_may_pass(const struct ebb_policy *policy, const struct ebb_tables_policy *tables)
+{
+	return ebb_policy_tables_mode(tables) == EBB_TABLES_BACKGROUND &&
+	       policy->stage != EBB_STAGE_SHORT &&
+	       ebb_policy_decide(policy, true).action != EBB_ACTION_NONE;
+}

@@ -28,6 +28,23 @@ struct ebb_decision {
 	uint16_t reason; /* NONE: VIRTIO_EBB_REASON_* for the guest; else 0 */
 };
 
+/* When empty page tables are collected. */
+struct ebb_tables_policy {
+	uint32_t operator_mode; /* EBB_TABLES_*, not KEEP */
+	uint32_t agent_mode;	/* EBB_TABLES_*; KEEP also where no agent was ever heard */
+	uint32_t delay_msec;
+	uint64_t amount_tables;
+	uint64_t least_tables;
+};
+
+uint32_t ebb_policy_tables_mode(const struct ebb_tables_policy *tables);
+
+/*
+ * May a pass in the background begin or go on? Not while the host is short: it needs its
+ * processors and locks for other things, and the guest's answer comes late.
+ */
+bool ebb_policy_may_pass(const struct ebb_policy *policy, const struct ebb_tables_policy *tables);
+
 /* The mode in force: ebbd's word, unless it is KEEP, goes before the operator's. */
 uint32_t ebb_policy_mode(const struct ebb_policy *policy);
 

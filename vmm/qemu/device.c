@@ -559,6 +559,7 @@ static bool make_executor(EbbDevice *dev, Error **errp)
         .agent_path = *agent ? agent : NULL,
         .front = class->front,
         .mode = ebb_device_core_mode(dev),
+        .tables_mode = ebb_device_core_tables_mode(dev),
     };
     ret = ebb_executor_new(&dev->executor, &config, &vmm_ops, dev);
     if (ret == -EINVAL) {

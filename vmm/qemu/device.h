@@ -52,7 +52,8 @@ typedef struct EbbDevice {
     /* properties */
     char *agent_path;
     char *label;
-    int mode; /* EbbMode */
+    int mode;        /* EbbMode */
+    int tables_mode; /* EbbTablesMode */
 
     QemuMutex mailbox_lock; /* leaf */
     EbbMailbox mailbox;
@@ -137,6 +138,7 @@ void ebb_device_add_class_properties(ObjectClass *class);
 void ebb_device_alias_property(Object *proxy, Object *device, const char *name);
 void ebb_device_alias_properties(Object *proxy, Object *device);
 uint32_t ebb_device_core_mode(EbbDevice *dev);
+uint32_t ebb_device_core_tables_mode(EbbDevice *dev);
 
 void ebb_device_register(void);
 

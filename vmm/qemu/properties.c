@@ -9,6 +9,7 @@
  *   qom-set PATH release 1073741824   ask the guest for free memory now
  *   qom-set PATH purge 1073741824     let memory with content go now
  *   qom-set PATH collect true         collect empty page tables now
+ *   qom-set PATH page-tables background   and now and then
  *
  * Owns:    nothing.
  * Thread:  the main thread, with the big lock.
@@ -121,6 +122,61 @@ static void set_mode(Object *obj, int mode, Error **errp)
     dev->mode = mode;
 }
 
+typedef enum EbbTablesMode {
+    EBB_QOM_TABLES_ON_DEMAND, /* the default of a new device */
+    EBB_QOM_TABLES_BACKGROUND,
+    EBB_QOM_TABLES_OFF,
+    EBB_QOM_TABLES_MAX
+} EbbTablesMode;
+
+static const char *const tables_names[] = { [EBB_QOM_TABLES_ON_DEMAND] =
+                                                "on-demand",
+                                            [EBB_QOM_TABLES_BACKGROUND] =
+                                                "background",
+                                            [EBB_QOM_TABLES_OFF] = "off",
+                                            NULL };
+
+static const QEnumLookup tables_lookup = {
+    .array = tables_names,
+    .size = EBB_QOM_TABLES_MAX,
+};
+
+static const uint32_t core_tables_modes[] = {
+    [EBB_QOM_TABLES_ON_DEMAND] = EBB_TABLES_ON_DEMAND,
+    [EBB_QOM_TABLES_BACKGROUND] = EBB_TABLES_BACKGROUND,
+    [EBB_QOM_TABLES_OFF] = EBB_TABLES_OFF,
+};
+
+uint32_t ebb_device_core_tables_mode(EbbDevice *dev)
+{
+    return core_tables_modes[dev->tables_mode];
+}
+
+static const char *core_tables_name(uint32_t mode)
+{
+    for (int i = 0; i < EBB_QOM_TABLES_MAX; i++) {
+        if (core_tables_modes[i] == mode) {
+            return tables_names[i];
+        }
+    }
+    return "unknown";
+}
+
+static int get_tables_mode(Object *obj, Error **errp)
+{
+    return EBB_DEVICE(obj)->tables_mode;
+}
+
+static void set_tables_mode(Object *obj, int mode, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+
+    dev->tables_mode = mode;
+    if (dev->executor) {
+        ebb_executor_set_tables_mode(dev->executor, core_tables_modes[mode]);
+    }
+}
+
 static bool visit_u64(Visitor *v, const char *name, uint64_t value,
                       Error **errp)
 {
@@ -158,6 +214,7 @@ static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
         !visit_u64(v, "notices", counters->notices, errp) ||
         !visit_u64(v, "purges", counters->purges, errp) ||
         !visit_u64(v, "collections", counters->collections, errp) ||
+        !visit_u64(v, "passes", counters->passes, errp) ||
         !visit_u64(v, "tables-found", counters->tables_found, errp) ||
         !visit_u64(v, "tables-asked", counters->tables_asked, errp) ||
         !visit_u64(v, "tables-offered", counters->tables_offered, errp) ||
@@ -193,6 +250,8 @@ static bool visit_status(Visitor *v, const struct ebb_status *status,
            visit_flag(v, "agent-connected", status->connected, errp) &&
            visit_flag(v, "reporting",
                       status->guidance.reporting == VIRTIO_EBB_REPORTING_RUN,
+                      errp) &&
+           visit_text(v, "page-tables", core_tables_name(status->tables_mode),
                       errp) &&
            visit_flag(v, "can-collect", status->can_collect, errp) &&
            visit_u64(v, "skipped-ram-bytes", status->skipped_ram_bytes, errp) &&
@@ -342,7 +401,8 @@ static void set_collect(Object *obj, bool value, Error **errp)
                          "tables");
         break;
     case -EPERM:
-        error_setg(errp, "mode is 'off', so no table would be freed");
+        error_setg(errp, "mode or page-tables is 'off', so no table would "
+                         "be freed");
         break;
     default:
         error_setg_errno(errp, -ret, "could not ask the guest");
@@ -351,8 +411,8 @@ static void set_collect(Object *obj, bool value, Error **errp)
 }
 
 static const char *const own_properties[] = {
-    "mode",    "ebb-stats",    "guest-stats", "ebb-regions",
-    "release", "release-anew", "purge",       "collect",
+    "mode",         "ebb-stats", "guest-stats", "ebb-regions", "release",
+    "release-anew", "purge",     "collect",     "page-tables",
 };
 
 void ebb_device_add_class_properties(ObjectClass *class)
@@ -380,6 +440,13 @@ void ebb_device_add_class_properties(ObjectClass *class)
     object_class_property_set_description(
         class, "purge",
         "let the host take so many bytes of memory with content now");
+    object_class_property_add_enum(class, "page-tables", "EbbTablesMode",
+                                   &tables_lookup, get_tables_mode,
+                                   set_tables_mode);
+    object_class_property_set_description(
+        class, "page-tables",
+        "when empty page tables are collected: off, on-demand (default), "
+        "background");
     object_class_property_add_bool(class, "collect", NULL, set_collect);
     object_class_property_set_description(
         class, "collect", "collect empty page tables of guest RAM now");

@@ -7,14 +7,15 @@ from .qtest import le
 from .virtio import Memory, VirtioPci
 
 PCI_ID = 0x1040 + 59
-F_REPORT, F_RELEASE, F_STATS, F_VOLATILE = 0, 1, 2, 3
+F_REPORT, F_RELEASE, F_STATS, F_VOLATILE, F_COLLECT = 0, 1, 2, 3, 5
 VQ_REPORT, VQ_COMMAND = 0, 1
 REQ_FREE, REQ_DONE, REQ_STATS, REQ_VOLATILE = 1, 2, 3, 4
 RESP_OK, RESP_UNSUPPORTED = 0, 1
 MARKED, DISCARDED, NOT_MARKED = 1, 2, 3
 (REASON_NONE, REASON_OFF, REASON_REST, REASON_FRAGMENT, REASON_INHIBITED, REASON_BACKING,
  REASON_POISON, REASON_FAILED, REASON_CANCELLED) = range(9)
-CMD_RELEASE, CMD_STATS, CMD_PURGED = 1, 2, 3
+CMD_RELEASE, CMD_STATS, CMD_PURGED, CMD_COLLECT = 1, 2, 3, 5
+COLLECT_BYTES = 1024
 RELEASE_F_ANEW = 1
 PURGED_F_COMPLETE = 1
 DONE_OK, DONE_PARTIAL, DONE_SHORT, DONE_UNSUPPORTED, DONE_CANCELLED = range(5)
@@ -115,10 +116,10 @@ class EbbDevice(VirtioPci):
         request = le("HHLQ", REQ_DONE, 0, 1, command_id) + le("LLQ", status, passes, offered)
         return self.read_answer(self.send(request, 8), 0)[0]
 
-    def give_command_buffer(self):
-        at = self.memory.take(32)
-        self.qtest.memset(at, 32, 0)
-        self.command.add([(at, 32, True)])
+    def give_command_buffer(self, size=32):
+        at = self.memory.take(size)
+        self.qtest.memset(at, size, 0)
+        self.command.add([(at, size, True)])
         self.command.kick()
         return at
 
@@ -127,6 +128,15 @@ class EbbDevice(VirtioPci):
         assert written == 32
         number, kind, flags, _, size, gpa = struct.unpack("<QHHLQQ", self.qtest.read(at, 32))
         return Command(number, kind, flags, size, gpa)
+
+    def wait_collect(self, at):
+        """The command that must be a COLLECT, and its ranges."""
+        _, written = self.command.wait_used()
+        number, kind, flags, count, size, gpa = struct.unpack("<QHHLQQ", self.qtest.read(at, 32))
+        assert kind == CMD_COLLECT and written == 32 + 16 * count and number and not flags
+        ranges = list(struct.iter_unpack("<QQ", self.qtest.read(at + 32, 16 * count)))
+        assert size == sum(length for _, length in ranges) and gpa == 0
+        return number, ranges
 
 
 BALLOON_F_STATS, BALLOON_F_POISON, BALLOON_F_REPORTING = 1, 4, 5
