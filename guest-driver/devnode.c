@@ -367,7 +367,7 @@ static const struct file_operations ebb_fops = {
 #define EBB_COUNTER(name, which)                                                                 \
 	static ssize_t name##_show(struct device *dev, struct device_attribute *attr, char *buf) \
 	{                                                                                        \
-		return sysfs_emit(buf, "%lld\n", atomic64_read(&ebb_counters[which]));           \
+		return sysfs_emit(buf, "%llu\n", ebb_counter(which));                            \
 	}                                                                                        \
 	static DEVICE_ATTR_RO(name)
 

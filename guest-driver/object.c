@@ -354,6 +354,19 @@ void ebb_object_marked(struct ebb_object *obj)
 	ebb_lru_move_to_tail(&ebb_lru, &obj->lru);
 }
 
+/* Of all objects: what the host has, and has not been seen to take. */
+u64 ebb_objects_offered_pages(void)
+{
+	struct ebb_object *obj;
+	u64 pages = 0;
+
+	spin_lock(&ebb_objects_lock);
+	list_for_each_entry(obj, &ebb_objects, all)
+		pages += READ_ONCE(obj->offered_pages);
+	spin_unlock(&ebb_objects_lock);
+	return pages;
+}
+
 /* A mount of our own, since only a mount can ask for huge pages. Without one: small pages. */
 static struct vfsmount *ebb_huge_mount(void)
 {

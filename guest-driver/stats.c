@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "ebb.h"
+#include "volatile.h"
 
 /*
  * Below this much available memory a guest is left alone. Page reporting's own watermark
@@ -87,5 +88,11 @@ u32 ebb_stats_fill(struct ebb_device *ebb, struct virtio_ebb_stat *stats)
 	ebb_stat_put(&stat, VIRTIO_EBB_S_REUSED, ebb_reused_bytes(ebb, marked_bytes));
 	ebb_stat_put(&stat, VIRTIO_EBB_S_OOM_EVENTS, atomic_long_read(&ebb->oom_events));
 	ebb_stat_put(&stat, VIRTIO_EBB_S_FLAGS, ebb_flags(ebb));
+	if (virtio_has_feature(ebb->vdev, VIRTIO_EBB_F_VOLATILE)) {
+		ebb_stat_put(&stat, VIRTIO_EBB_S_VOLATILE,
+			     ebb_objects_offered_pages() << PAGE_SHIFT);
+		ebb_stat_put(&stat, VIRTIO_EBB_S_TAKEN_WHOLE, ebb_counter(EBB_C_WHOLE));
+		ebb_stat_put(&stat, VIRTIO_EBB_S_TAKEN_PURGED, ebb_counter(EBB_C_PURGED));
+	}
 	return stat - stats;
 }

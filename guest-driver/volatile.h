@@ -125,6 +125,11 @@ static inline void ebb_counter_add(enum ebb_volatile_counter which, u64 n)
 	atomic64_add(n, &ebb_counters[which]);
 }
 
+static inline u64 ebb_counter(enum ebb_volatile_counter which)
+{
+	return atomic64_read(&ebb_counters[which]);
+}
+
 static inline struct address_space *ebb_mapping(const struct ebb_object *obj)
 {
 	return obj->file->f_mapping;
@@ -159,6 +164,7 @@ struct ebb_object *ebb_object_next(u64 pass);
 u64 ebb_object_new_pass(void);
 struct ebb_object *ebb_object_of_mapping(struct address_space *mapping);
 void ebb_object_marked(struct ebb_object *obj);
+u64 ebb_objects_offered_pages(void);
 
 /* spans.c */
 void ebb_spans_init(struct ebb_spans *spans);

@@ -2,12 +2,14 @@
 """ebbd and ebbctl with real guests: what is shown, asked and told, and an ebbd that dies."""
 import json
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 
 from harness.pageout import pageout
+from harness.volatile import counters
 from harness.wait import wait_for
 
 MIB = 1 << 20
@@ -127,6 +129,42 @@ def test_shown_set_and_released(vm, agent):
     agent.wait_guest("web", "mode off", lambda g: g["mode"] == "off")
     failed = agent.run("release", "web", "all", status=1)
     assert "mode is off" in failed.stderr
+
+
+def test_content_is_counted_end_to_end(vm, agent, programs):
+    """What is volatile, purged and taken back: the guest's own figures are those that ebbctl shows,
+    and the policy sees them: it purges by itself when the host is short."""
+    agent.start()
+    guest = boot(vm, agent, "web", mode="lazy")
+    guest.check("echo 1 >/sys/module/virtio_ebb/parameters/age_msec")
+    work = guest.spawn("exec volserve 4096")
+    work.ask("mark")
+    shown = agent.wait_guest("web", "what is volatile", lambda g: g["content"] and
+                             g["content"]["volatile_bytes"] == 16 * MIB)
+    assert shown["content"]["marked_bytes"] >= 16 * MIB
+    assert not shown["content"]["taken_whole_pages"] and not shown["content"]["taken_purged_pages"]
+    assert agent.json("purge", "web", "8M")["purge"]["purged_bytes"] >= 8 * MIB
+    wait_for(lambda: "purged 0 " not in work.ask("query") + " ", "the guest to hear of it")
+    work.ask("unmark")
+    mine = counters(guest)
+    assert mine["purged"] >= 2048 and mine["whole"] > 0
+    shown = agent.wait_guest("web", "the end", lambda g: not g["content"]["volatile_bytes"] and
+                             g["content"]["taken_whole_pages"] == mine["whole"])["content"]
+    assert shown["taken_purged_pages"] == mine["purged"]
+    assert shown["purged_bytes"] >= 8 * MIB and shown["notices"] > 0
+    text = agent.run("show", "web").stdout
+    assert f"{mine['whole']}  pages whole, {mine['purged']} purged" in text
+    assert re.search(r"volatile +0B", text) and re.search(r"purged +8.00M", text), text
+
+    # Short of everything: what is volatile goes without being asked for.
+    agent.configure("mode = auto\nnearing_percent = 90\nshort_percent = 89\nhysteresis_percent = 10\n"
+                    "release = yes\nsettle_msec = 0\nguest_floor = 10G")
+    work.ask("mark")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_guest("web", "a purge by policy", lambda g: g["last_purge"] and
+                     counters(guest)["purged"] > mine["purged"])
+    work.write("quit\n")
+    assert work.wait() == 0
 
 
 def test_killed_and_back(vm, agent):
