@@ -54,6 +54,7 @@ static uint32_t kind = EBB_KIND_OPTIMISTIC, next_generation;
 static unsigned char *memory;
 static int fd;
 static struct totals total;
+static const char *until; /* go on until there is such a file */
 static sigjmp_buf bus_return;
 
 static uint64_t random_below(uint64_t limit)
@@ -288,7 +289,7 @@ static int run(uint64_t takebacks)
 		return 2;
 	for (uint64_t page = 0; page < pages; page++)
 		write_page(page);
-	while (total.whole + total.purged < takebacks)
+	while (total.whole + total.purged < takebacks || (until && access(until, F_OK)))
 		step(bitmap);
 	unmark(0, pages, bitmap);
 	printf("takebacks %llu, whole %llu, purged %llu, calls %llu, bad %llu\n",
@@ -310,7 +311,7 @@ int main(int argc, char **argv)
 	unsigned long mib = 16, takebacks = 100000, processes = 1;
 	int opt, status, worst = 0;
 
-	while ((opt = getopt(argc, argv, "s:m:n:p:k:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:m:n:p:k:f:")) != -1) {
 		switch (opt) {
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
@@ -324,12 +325,16 @@ int main(int argc, char **argv)
 		case 'p':
 			processes = strtoul(optarg, NULL, 0);
 			break;
+		case 'f':
+			until = optarg;
+			break;
 		case 'k':
 			kind = kind_of(optarg);
 			break;
 		default:
 			fprintf(stderr, "usage: volwork [-s SEED] [-m MIB] [-n TAKEBACKS] [-p "
-					"PROCESSES] [-k explicit|optimistic|content-free]\n");
+					"PROCESSES] [-k explicit|optimistic|content-free] "
+					"[-f FILE-THAT-ENDS-IT]\n");
 			return 2;
 		}
 	}
