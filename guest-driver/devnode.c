@@ -261,7 +261,7 @@ static int ebb_ioctl_purge(struct ebb_opener *opener, const struct ebb_range *ra
 	if (err)
 		return err;
 	for (from = first; from <= last; from = end + 1) {
-		if (!ebb_spans_common(obj, from, &start, &end, &epoch) || start > last)
+		if (!ebb_spans_joined(obj, from, last, &start, &end, &epoch) || start > last)
 			break;
 		end = min(end, last);
 		ebb_purge_now(obj, start, end);

@@ -80,6 +80,7 @@ static unsigned long ebb_retry = RETRY_MIN;
 static DEFINE_MUTEX(ebb_host_lock);
 static struct ebb_device *ebb_host; /* written with the worker at rest */
 static bool ebb_take_all;	    /* the host has lost its marks */
+static bool ebb_whole_only; /* the host's worker: it has huge pages, and does not split them */
 
 static void ebb_offer_work(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ebb_work, ebb_offer_work);
@@ -185,6 +186,11 @@ static bool ebb_arm_folio(struct ebb_object *obj, struct ebb_chunk *chunk, struc
 	}
 	*next = index;
 	return true;
+}
+
+static bool ebb_folio_is_inside(struct folio *folio, pgoff_t first, pgoff_t last)
+{
+	return folio->index >= first && folio->index + folio_nr_pages(folio) - 1 <= last;
 }
 
 /* The chunk, made if it is not there. The guest's own shortage is no reason to try hard. */
@@ -298,6 +304,11 @@ static pgoff_t ebb_arm(struct ebb_object *obj, pgoff_t first, pgoff_t last, u64 
 			folio_put(folio);
 			break;
 		}
+		if (ebb_whole_only && !ebb_folio_is_inside(folio, first, last)) {
+			index = folio->index + folio_nr_pages(folio);
+			folio_put(folio);
+			continue;
+		}
 		if (index >= unmapped && !folio_test_large(folio))
 			unmapped = ebb_unmap_ahead(obj, index, last);
 		next = index;
@@ -406,6 +417,8 @@ static void ebb_batch_send(struct ebb_device *ebb, struct ebb_batch *batch)
 		batch->give_up = true;
 	for (i = 0; i < batch->count; i++) {
 		range = &batch->segs[i].range;
+		if (!err && ebb_get_le16(&verdicts[*range].reason) == VIRTIO_EBB_REASON_FRAGMENT)
+			ebb_whole_only = true;
 		refused = err || ebb_get_le16(&verdicts[*range].verdict) == VIRTIO_EBB_NOT_MARKED;
 		general = err || ebb_reason_is_general(ebb_get_le16(&verdicts[*range].reason));
 		if (refused && general)
@@ -427,6 +440,27 @@ static unsigned long ebb_time_left(u64 epoch)
 	return due > now ? due - now : 0;
 }
 
+/*
+ * A range that is a part of a chunk: if all of the chunk is volatile, in whatever pieces, they are
+ * offered together, for a host with huge pages takes only whole blocks.
+ */
+static void ebb_widen(struct ebb_object *obj, pgoff_t *first, pgoff_t *last, u64 *epoch)
+{
+	pgoff_t chunk_first = *first & ~(EBB_CHUNK_PAGES - 1);
+	pgoff_t chunk_last = chunk_first + EBB_CHUNK_PAGES - 1;
+	pgoff_t all_first, all_last;
+	u64 all_epoch;
+
+	if (*first != chunk_first || *last >= chunk_last || chunk_last >= obj->pages)
+		return;
+	if (!ebb_spans_joined(obj, chunk_first, chunk_last, &all_first, &all_last, &all_epoch) ||
+	    all_first != chunk_first || all_last < chunk_last)
+		return;
+	*first = chunk_first;
+	*last = chunk_last;
+	*epoch = all_epoch;
+}
+
 /* Arm a piece from *from on, which moves; false: there is nothing more. */
 static bool ebb_offer_piece(struct ebb_object *obj, pgoff_t *from, unsigned long *delay)
 {
@@ -438,6 +472,7 @@ static bool ebb_offer_piece(struct ebb_object *obj, pgoff_t *from, unsigned long
 	mutex_lock(&obj->lock);
 	found = *from < obj->pages && ebb_spans_common(obj, *from, &first, &last, &epoch);
 	if (found) {
+		ebb_widen(obj, &first, &last, &epoch);
 		left = ebb_time_left(epoch);
 		if (left) {
 			*delay = min(*delay, left);
@@ -534,8 +569,10 @@ static void ebb_offer_work(struct work_struct *work)
 	struct ebb_object *obj;
 	u64 pass;
 
-	if (xchg(&ebb_take_all, false))
+	if (xchg(&ebb_take_all, false)) {
 		ebb_take_all_back();
+		ebb_whole_only = false; /* it may be another host */
+	}
 	if (may)
 		ebb_drain_all();
 	ebb_left_out = 0;
@@ -624,6 +661,7 @@ void ebb_offers_stop(struct ebb_device *ebb)
 	if (ebb_host == ebb) {
 		cancel_delayed_work_sync(&ebb_work);
 		WRITE_ONCE(ebb_host, NULL);
+		ebb_whole_only = false;
 		ebb_take_all_back();
 	}
 	mutex_unlock(&ebb_host_lock);

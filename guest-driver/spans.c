@@ -123,6 +123,27 @@ bool ebb_spans_common(struct ebb_object *obj, pgoff_t from, pgoff_t *first, pgof
 	return true;
 }
 
+/*
+ * Likewise, with what follows without a gap, up to bound: small ranges that were marked one by one
+ * are one range together, as young as the youngest.
+ */
+bool ebb_spans_joined(struct ebb_object *obj, pgoff_t from, pgoff_t bound, pgoff_t *first,
+		      pgoff_t *last, u64 *epoch)
+{
+	pgoff_t next_first, next_last;
+	u64 next_epoch;
+
+	if (!ebb_spans_common(obj, from, first, last, epoch))
+		return false;
+	while (*last < bound &&
+	       ebb_spans_common(obj, *last + 1, &next_first, &next_last, &next_epoch) &&
+	       next_first == *last + 1) {
+		*last = next_last;
+		*epoch = max(*epoch, next_epoch);
+	}
+	return true;
+}
+
 /* At most so many pages are volatile. */
 u64 ebb_spans_volatile_pages(struct ebb_object *obj)
 {

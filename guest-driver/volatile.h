@@ -174,6 +174,8 @@ int ebb_spans_clear(struct ebb_spans *spans, pgoff_t first, pgoff_t last);
 bool ebb_spans_has(struct ebb_spans *spans, pgoff_t index);
 bool ebb_spans_common(struct ebb_object *obj, pgoff_t from, pgoff_t *first, pgoff_t *last,
 		      u64 *epoch);
+bool ebb_spans_joined(struct ebb_object *obj, pgoff_t from, pgoff_t bound, pgoff_t *first,
+		      pgoff_t *last, u64 *epoch);
 u64 ebb_spans_volatile_pages(struct ebb_object *obj);
 
 static inline void ebb_object_count(struct ebb_object *obj)

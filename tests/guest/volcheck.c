@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "object.h"
 
@@ -664,6 +665,44 @@ static int under_pressure(size_t volatile_mib, size_t ordinary_mib)
 	return 0;
 }
 
+static uint64_t now_usec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* Parts of huge pages are volatile: they go, and what is beside them stays. */
+static int parts_under_pressure(size_t mib, size_t ordinary_mib, size_t part_pages)
+{
+	struct object obj = create(mib << 8, EBB_KIND_EXPLICIT);
+	size_t ordinary = ordinary_mib << 20, pages = obj.bytes / PAGE;
+	unsigned char *more;
+	uint64_t began_usec;
+
+	fill(&obj, 1);
+	for (size_t page = 3; page + part_pages <= pages; page += 512)
+		CHECK(mark(obj.fd, page * PAGE, part_pages * PAGE) == 0);
+	more = mmap(NULL, ordinary, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(more != MAP_FAILED);
+	began_usec = now_usec();
+	memset(more, 1, ordinary);
+	printf("purged %llu in %llu usec, %zu kB huge\n",
+	       (unsigned long long)query(&obj).purged_pages,
+	       (unsigned long long)(now_usec() - began_usec), meminfo_kib("ShmemHugePages:"));
+	munmap(more, ordinary);
+	for (size_t page = 0; page < pages; page++) {
+		bool in_part = page % 512 >= 3 && page % 512 < 3 + part_pages;
+
+		if (in_part && unmark(obj.fd, page * PAGE, PAGE))
+			CHECK(is_zero(&obj, page));
+		else
+			CHECK(is_filled(&obj, page, 1));
+	}
+	return 0;
+}
+
 static const struct check checks[] = {
 	{ "errors", check_errors },
 	{ "ranges", check_ranges },
@@ -697,6 +736,10 @@ int main(int argc, char **argv)
 		return status;
 	if (argc == 4 && !strcmp(argv[1], "pressure"))
 		return under_pressure(strtoul(argv[2], NULL, 0), strtoul(argv[3], NULL, 0));
-	fprintf(stderr, "usage: volcheck all|NAME|pressure VOLATILE_MIB ORDINARY_MIB\n");
+	if (argc == 5 && !strcmp(argv[1], "parts"))
+		return parts_under_pressure(strtoul(argv[2], NULL, 0), strtoul(argv[3], NULL, 0),
+					    strtoul(argv[4], NULL, 0));
+	fprintf(stderr, "usage: volcheck all|NAME|pressure VOLATILE_MIB ORDINARY_MIB|"
+			"parts MIB ORDINARY_MIB PART_PAGES\n");
 	return 2;
 }

@@ -165,6 +165,13 @@ MUTANTS = [
     ("3", "pages of a content-free object that a program maps without a touch count as untouched", [
         ("guest-driver/compat.h", "return page_mapcount(page) > 0;", "return false;")],
      ["vm test_volatile.py::test_semantics[none]"]),
+    ("5", "small volatile ranges are not packed into blocks", [
+        ("guest-driver/offer.c", "if (*first != chunk_first || *last >= chunk_last ||",
+         "if (*first >= chunk_first || *last >= chunk_last ||")],
+     ["vm test_volatile.py::test_small_ranges_are_packed"]),
+    ("9", "parts of huge pages are never purged under pressure", [
+        ("guest-driver/purge.c", "#define PART_MIN_PAGES 32", "#define PART_MIN_PAGES 1024")],
+     ["vm test_volatile.py::test_own_pressure_takes_parts_of_huge_pages"]),
     ("9", "a guest that is short is asked all the same", [
         ("guest-driver/report.c", "return may && !is_short;", "return may;")],
      ["vm test_driver.py::test_a_guest_that_is_short_is_left_alone"]),

@@ -66,6 +66,44 @@ def test_own_pressure(vm, programs, where):
     guest.check("rmmod virtio_ebb")
 
 
+def test_own_pressure_takes_parts_of_huge_pages(vm, programs):
+    """A control group that is full loses what is volatile also where it is half of each huge page."""
+    guest = vm.boot(memory_mib=256, modules=["virtio_ebb"])
+    guest.check("mount -t cgroup2 none /cg && echo +memory >/cg/cgroup.subtree_control && "
+                "mkdir /cg/full && echo 64M >/cg/full/memory.max")
+    output = guest.check("echo $$ >/cg/full/cgroup.procs && exec volcheck parts 40 36 256")
+    print(output, counters(guest))
+    assert "oom_kill 0" in guest.check("cat /cg/full/memory.events")
+    assert counters(guest)["own_purged"] > 1000
+    guest.check("rmmod virtio_ebb")
+
+
+def test_small_ranges_are_packed(serve):
+    """Marked one by one, at different times, a block is offered as one when all of it is volatile."""
+    served = serve(1024, options="age_msec=50")
+    for first in range(0, 512, 16):
+        served.ask(f"mark {first} 16")
+        served.guest.check("usleep 20000")
+    served.wait_offered(512)
+    # A part of a block: a host with huge pages says no, and is not asked again.
+    served.ask("mark 512 256")
+    wait_for(lambda: counters(served.guest)["refused"] or served.query(512, 256)["offered"] == 256,
+             "the half block to be offered")
+    refused = counters(served.guest)["refused"]
+    if refused:
+        offered = counters(served.guest)["offered"]
+        for first in (800, 900):
+            served.ask(f"mark {first} 50")
+            served.guest.check("usleep 200000")
+        assert counters(served.guest)["offered"] == offered
+        served.ask("mark 768 256")  # now all of it
+        served.wait_offered(1024)
+        assert counters(served.guest)["refused"] == refused
+    served.purge()
+    assert served.unmark() > 0
+    served.finish()
+
+
 def shmem_kib(guest):
     return guest.meminfo()["Shmem"]
 
