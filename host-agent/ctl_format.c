@@ -362,6 +362,9 @@ void format_status(FILE *file, struct json_object *status)
 
 	fprintf(file, "ebbd %s\n", word(status, "version"));
 	format_host(file, status);
+	if (at(status, "host.sec_page_table_bytes"))
+		fprintf(file, "page tables of KVM, of all guests: %s\n",
+			size_at(status, "host.sec_page_table_bytes", total));
 	for (i = 0; limits && i < json_object_array_length(limits); i++) {
 		limit = json_object_array_get_idx(limits, i);
 		fprintf(file, "cgroup %s: %s, %s of %s available\n", word(limit, "cgroup"),

@@ -69,6 +69,7 @@ static void read_host(struct manager *manager)
 
 	if (proc_read_host(manager->proc_dirfd, &host) < 0 || host.total_bytes == 0)
 		return;
+	manager->proc_host = host;
 	manager->host.level.total_bytes = host.total_bytes;
 	manager->host.level.available_bytes = host.available_bytes;
 	update_stage(manager, &manager->host);

@@ -60,6 +60,7 @@ struct manager {
 	struct guest_list guests; /* sorted by name */
 	unsigned int nr_guests;
 	struct domain host;
+	struct proc_host proc_host;
 	struct domain_list domains; /* all but the host */
 	uint64_t last_release_id;
 

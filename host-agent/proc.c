@@ -143,5 +143,6 @@ int proc_read_host(int dirfd, struct proc_host *host)
 	if (!proc_field(text, "MemTotal", &host->total_bytes) ||
 	    !proc_field(text, "MemAvailable", &host->available_bytes))
 		return -ENODATA;
+	host->has_sec_page_tables = proc_field(text, "SecPageTables", &host->sec_page_table_bytes);
 	return 0;
 }

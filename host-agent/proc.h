@@ -28,6 +28,8 @@ struct proc_ksm {
 struct proc_host {
 	uint64_t total_bytes;
 	uint64_t available_bytes;
+	bool has_sec_page_tables; /* Linux 6.0 and newer tell */
+	uint64_t sec_page_table_bytes;
 };
 
 int proc_read_text(int dirfd, const char *name, char *text, size_t size_bytes);

@@ -92,6 +92,15 @@ static struct json_object *domain_object(const struct domain *domain)
 	return object;
 }
 
+static struct json_object *host_object(const struct manager *manager)
+{
+	struct json_object *object = domain_object(&manager->host);
+
+	add_u64_if(object, "sec_page_table_bytes", manager->proc_host.has_sec_page_tables,
+		   manager->proc_host.sec_page_table_bytes);
+	return object;
+}
+
 struct json_object *reply_status(struct manager *manager)
 {
 	struct json_object *reply = reply_ok();
@@ -101,7 +110,7 @@ struct json_object *reply_status(struct manager *manager)
 	add_word(reply, "version", EBB_VERSION);
 	add_bool(reply, "dry_run", manager->dry_run);
 	add_u64(reply, "nr_guests", manager->nr_guests);
-	json_object_object_add(reply, "host", domain_object(&manager->host));
+	json_object_object_add(reply, "host", host_object(manager));
 	LIST_FOREACH(domain, &manager->domains, link)
 	json_object_array_add(domains, domain_object(domain));
 	json_object_object_add(reply, "limits", domains);

@@ -95,6 +95,12 @@ static void test_host(void **state)
 	assert_int_equal(proc_read_host(dirfd, &host), 0);
 	assert_int_equal(host.total_bytes, 24684096ull << 10);
 	assert_int_equal(host.available_bytes, 1 << 20);
+	assert_false(host.has_sec_page_tables);
+	cm_file(*state, "meminfo",
+		"MemTotal: 24684096 kB\nMemAvailable: 1024 kB\nSecPageTables: 12 kB\n");
+	assert_int_equal(proc_read_host(dirfd, &host), 0);
+	assert_true(host.has_sec_page_tables);
+	assert_int_equal(host.sec_page_table_bytes, 12 << 10);
 	cm_file(*state, "meminfo", "MemTotal:       24684096 kB\n");
 	assert_int_equal(proc_read_host(dirfd, &host), -ENODATA);
 	close(dirfd);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The executor's rules broken one by one; its unit tests must notice. Form: see mutants.py."""
 
+COLLECT = "vmm/core/collect.c"
 CONTENT = "vmm/core/content.c"
 EXECUTOR = "vmm/core/executor.c"
 FLIGHTS = "vmm/core/flights.c"
@@ -9,10 +10,33 @@ LINK = "vmm/core/link.c"
 MEMOPS = "vmm/core/memops.c"
 RAM_MAP = "vmm/core/ram_map.c"
 SPANS = "vmm/core/spans.c"
+TABLES = "vmm/core/tables.c"
 
 CALL = "\tif (madvise((void *)(region->host + offset_bytes), bytes, advice) < 0)\n"
 
 CORE = [
+    ("1", "a collection discards what it has not asked for", [
+        (MEMOPS, "(region->blocks[next] & EBB_BLOCK_ASKED))", "1)")],
+     ["unit collect"]),
+    ("1", "a collection discards what is in use again", [
+        (MEMOPS, "if (states[i] != EBB_TABLE_EMPTY) {", "if (0) {")],
+     ["unit collect"]),
+    ("1", "any offer counts as the answer to a collection", [
+        (MEMOPS, "\t       executor->collect.id == batch->command_id;", "\t       1;")],
+     ["unit collect"]),
+    ("1", "what was asked for once is asked for for ever", [
+        (COLLECT, "region->blocks[block] &= (uint8_t)~EBB_BLOCK_ASKED;", "(void)last;")],
+     ["unit collect"]),
+    ("5", "a table counts as empty of which a part is", [
+        (TABLES, "whole && !(run->categories & SCAN_ENTRY) ?",
+         "!(run->categories & SCAN_ENTRY) ?")],
+     ["unit collect"]),
+    ("11", "a collection outlives a reset", [
+        (EXECUTOR, "\tebb_collect_answer(executor, VIRTIO_EBB_DONE_CANCELLED);\n", "")],
+     ["unit collect"]),
+    ("12", "a pass in the background begins while the host is short", [
+        ("vmm/core/policy.c", "policy->stage != EBB_STAGE_SHORT &&", "")],
+     ["unit collect"]),
     ("1", "the answer comes before the system calls", [
         (FLIGHTS, "\t\t\tmarked = ebb_memops_run(executor, flight);\n\t\tanswer(",
          "\t\t\texecutor->ops->batch_done(executor->vmm, flight->batch),\n"

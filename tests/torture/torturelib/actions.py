@@ -16,15 +16,16 @@ from . import host
 MIB = 1 << 20
 # How often each comes in one bag of them. A bag is drawn in calm and in storms by turns: in calm the
 # host takes nothing, so that marks grow old and KSM gets to what was marked.
-CALM = {"mode": 7, "offer": 14, "advise": 3, "release": 4, "starve": 7, "merge": 1, "ksm": 1,
-        "reload": 2, "reset": 1, "ebbd": 2}
-STORM = {"mode": 1, "offer": 6, "reclaim": 8, "squeeze": 4, "pageout": 8, "release": 2, "starve": 2,
-         "hold": 2, "stop": 2}
+CALM = {"mode": 7, "offer": 14, "advise": 3, "release": 4, "collect": 3, "starve": 7, "merge": 1,
+        "ksm": 1, "reload": 2, "reset": 1, "ebbd": 2}
+STORM = {"mode": 1, "offer": 6, "reclaim": 8, "squeeze": 4, "pageout": 8, "release": 2,
+         "collect": 5, "starve": 2, "hold": 2, "stop": 2}
 CALM_ACTIONS, STORM_ACTIONS = 12, 8
 CALM_MOST_SEC = 15
 WITHOUT_EBB = {"reclaim", "squeeze", "pageout", "advise", "stop", "merge", "ksm", "reset"}
 # Whom an action is for, where not for all.
 ELIGIBLE = {"offer": lambda s: s.front == "ebb", "release": lambda s: s.front == "ebb",
+            "collect": lambda s: s.front == "ebb",
             "merge": lambda s: s.may_merge}
 MODES = ["lazy"] * 4 + ["eager"] * 2 + ["auto", "auto", "off", "default"]
 
@@ -238,6 +239,22 @@ class Actions:
         else:
             self.lab.ebbd.tell("release", subject.name, str(size), *["--anew"] * anew)
         return f"{size >> 20} MiB{' anew' * anew}{' by qom-set' * by_qom}"
+
+    def do_collect(self, subject, rng):
+        """Empty page tables, by hand or for a while in the background."""
+        by_qom, seconds = rng.random() < 0.6, rng.choice([0, 0, 0.5, 2])
+        if not by_qom:
+            self.lab.ebbd.tell("collect", subject.name)
+            return "by ebbctl"
+        try:
+            subject.guest.qmp.set("/machine/peripheral/ebb", "collect", True)
+        except QmpError as e:
+            return f"refused: {e.desc}"
+        if seconds:
+            subject.guest.qmp.set("/machine/peripheral/ebb", "page-tables", "background")
+            self.after(seconds, lambda: subject.guest.qmp.set(
+                "/machine/peripheral/ebb", "page-tables", "on-demand"))
+        return "by qom-set" + f", background for {seconds} s" * bool(seconds)
 
     def do_starve(self, subject, rng):
         seconds, cpu = rng.choice([0.5, 1, 2, 3]), rng.choice(sorted(host.cpus()))

@@ -14,7 +14,7 @@ from .subject import Trouble
 MIB = 1 << 20
 LAST_ACTIONS = 15
 DEVICE = ["requests", "marked-bytes", "discarded-bytes", "purged-seen-bytes", "releases",
-          "released-bytes", "violations"]
+          "released-bytes", "tables-found", "tables-freed", "violations"]
 
 
 class Run:
@@ -57,7 +57,8 @@ class Run:
                 f"bad {totals['bad']}; marked {self.sum('marked-bytes') >> 20} MiB, purged "
                 f"{self.purged_bytes() >> 20}, discarded {self.sum('discarded-bytes') >> 20}, "
                 f"merged {sum(self.merged_pages.values())} pages, releases "
-                f"{self.sum('releases')}; {sum(actions.done.values())} actions")
+                f"{self.sum('releases')}, tables {self.sum('tables-freed')}; "
+                f"{sum(actions.done.values())} actions")
 
     def purged_bytes(self):
         """What was seen to go: by the devices, or by us around a reclaim."""
