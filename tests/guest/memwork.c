@@ -37,6 +37,7 @@ enum free_method { FREE_MUNMAP, FREE_DONTNEED };
 struct block {
 	uint32_t generation; /* 0: never filled */
 	bool in_use;
+	bool thin; /* of it only the first page is in use */
 	bool mapped;
 };
 
@@ -85,7 +86,7 @@ static void verify_block(size_t b)
 {
 	uint64_t want[PAGE_WORDS];
 
-	for (size_t i = 0; i < BLOCK_PAGES; i++) {
+	for (size_t i = 0; i < (blocks[b].thin ? 1 : BLOCK_PAGES); i++) {
 		uint64_t page = b * BLOCK_PAGES + i;
 		const uint64_t *got = (const uint64_t *)(arena + page * PAGE_BYTES);
 
@@ -139,6 +140,7 @@ static int free_block(size_t b, enum free_method how)
 	unsigned char *at = arena + b * BLOCK_BYTES;
 
 	blocks[b].in_use = false;
+	blocks[b].thin = false;
 	if (how == FREE_DONTNEED)
 		return madvise(at, BLOCK_BYTES, MADV_DONTNEED) ? -errno : 0;
 	blocks[b].mapped = false;
@@ -177,6 +179,20 @@ static int free_some(unsigned int percent, enum free_method how)
 		err = free_block(b, how);
 		if (err)
 			return err;
+	}
+	return 0;
+}
+
+/* Frees all pages but the first of each block in use: what is free lies in pieces. */
+static int thin_all(void)
+{
+	for (size_t b = 0; b < block_count; b++) {
+		if (!blocks[b].in_use || blocks[b].thin)
+			continue;
+		if (madvise(arena + b * BLOCK_BYTES + PAGE_BYTES, BLOCK_BYTES - PAGE_BYTES,
+			    MADV_DONTNEED))
+			return -errno;
+		blocks[b].thin = true;
 	}
 	return 0;
 }
@@ -281,6 +297,8 @@ static int run_command(char *line)
 		err = run_rounds(n, block_count * (BLOCK_BYTES >> 20));
 	else if (sscanf(line, "spoil %lu", &n) == 1)
 		err = spoil(n);
+	else if (!strcmp(line, "thin"))
+		err = thin_all();
 	else if (!strcmp(line, "verify"))
 		verify_all();
 	else if (!strcmp(line, "touch"))
@@ -319,7 +337,7 @@ static int usage(void)
 		"  -r  rounds of free, verify, reuse (1); 0: until something comes on stdin\n"
 		"  -c  commands from stdin: fill MIB, refill, free PERCENT [munmap|dontneed], "
 		"verify,\n"
-		"      rounds N, touch, spoil PAGE, report, quit\n");
+		"      thin, rounds N, touch, spoil PAGE, report, quit\n");
 	return 2;
 }
 
