@@ -208,6 +208,18 @@ static inline bool ebb_page_is_mapped(struct folio *folio, struct page *page)
 #endif
 }
 
+/* The low bits of page->mapping that say: this is no page cache of a file. */
+#define EBB_MAPPING_NO_FILE 3UL
+
+static inline unsigned long ebb_page_flags(const struct page *page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+	return READ_ONCE(page->flags.f);
+#else
+	return READ_ONCE(page->flags);
+#endif
+}
+
 /* The end of what pfn_to_online_page() may know. */
 static inline u64 ebb_end_of_memory(void)
 {

@@ -8,6 +8,7 @@
  * marks.c    the kernel's Reported marks: count them, clear them
  * command.c  the command queue
  * stats.c    the guest's figures
+ * hint.c     blocks that are worth merging
  *
  * The files of /dev/ebb are in volatile.h.
  */
@@ -26,8 +27,14 @@
 #include "virtio_ebb.h"
 #include "virtio_ebb_check.h"
 
-/* Two offers, free and volatile, and a reply may be in flight at once, of two descriptors each. */
-#define EBB_REPORT_ENTRIES 6
+/*
+ * Two offers, free and volatile, hints and a reply may be in flight at once, of two descriptors
+ * each.
+ */
+#define EBB_REPORT_ENTRIES 8
+
+/* In one request of hints. */
+#define EBB_HINT_ENTRIES 64
 
 /* Commands that the device may have waiting. */
 #define EBB_COMMAND_BUFFERS 8
@@ -55,6 +62,24 @@ struct ebb_need {
 	bool guest_is_short;
 };
 
+/* What is worth merging. hint_work alone writes it, ebb_hints_stop() when that is over. */
+struct ebb_hints {
+	struct delayed_work work;
+	struct ebb_request request;
+	u32 max_count;	      /* entries that a request has room for */
+	u32 count;	      /* entries in it that are not sent yet */
+	u32 generation;	      /* of the configuration */
+	unsigned long *map;   /* of blocks that are hinted */
+	unsigned long blocks; /* in it */
+	unsigned long next_block;
+	u64 pass_cache_pages; /* clean pages of files seen in worthy blocks in this pass */
+	/* Read by the statistics. */
+	u64 cache_pages; /* in the last whole pass */
+	u64 hinted_blocks;
+	u64 passes;
+	u64 nsec;
+};
+
 struct ebb_device {
 	struct virtio_device *vdev;
 	struct virtqueue *report_vq;
@@ -73,6 +98,7 @@ struct ebb_device {
 	struct ebb_request offer;	   /* report() alone uses it */
 	struct ebb_request reply;	   /* the worker alone uses it */
 	struct ebb_request volatile_offer; /* the offers' worker alone uses it, see volatile.h */
+	struct ebb_hints hints;
 
 	struct page_reporting_dev_info prdev;
 	bool registered; /* prdev is; written by start, stop and the worker */
@@ -141,5 +167,11 @@ void ebb_command_work(struct work_struct *work);
 bool ebb_guest_is_short(void);
 u32 ebb_stats_fill(struct ebb_device *ebb, struct virtio_ebb_stat *stats);
 int ebb_oom_notify(struct notifier_block *nb, unsigned long unused, void *freed_pages);
+
+/* hint.c */
+int ebb_hints_init(struct ebb_device *ebb);
+void ebb_hints_destroy(struct ebb_device *ebb);
+void ebb_hints_kick(struct ebb_device *ebb);
+void ebb_hints_stop(struct ebb_device *ebb);
 
 #endif /* EBB_H */

@@ -96,6 +96,7 @@ static void ebb_reset(struct ebb_device *ebb)
 	ebb_request_abort(ebb, &ebb->offer);
 	ebb_request_abort(ebb, &ebb->reply);
 	ebb_request_abort(ebb, &ebb->volatile_offer);
+	ebb_request_abort(ebb, &ebb->hints.request);
 	complete_all(&ebb->reset_done);
 	mutex_unlock(&ebb->reset_lock);
 }
@@ -129,6 +130,7 @@ static void ebb_config_work(struct work_struct *work)
 	ebb->reoffer_generation = generation;
 	WRITE_ONCE(ebb->run, reporting == VIRTIO_EBB_REPORTING_RUN);
 	ebb_offers_kick(0);
+	ebb_hints_kick(ebb);
 	queue_work(ebb->wq, &ebb->pass_work);
 }
 
@@ -208,6 +210,7 @@ static void ebb_stop(struct ebb_device *ebb)
 	cancel_work_sync(&ebb->pass_work);
 	cancel_work_sync(&ebb->command_work);
 	ebb_offers_stop(ebb);
+	ebb_hints_stop(ebb);
 	ebb_report_unregister(ebb);
 	WRITE_ONCE(ebb->run, false);
 	if (!ebb->report_vq)
@@ -257,6 +260,9 @@ static int ebb_alloc_buffers(struct ebb_device *ebb)
 				       ebb->volatile_ranges * sizeof(struct virtio_ebb_verdict));
 	if (err)
 		return err;
+	err = ebb_hints_init(ebb);
+	if (err)
+		return err;
 	ebb->commands = kcalloc(EBB_COMMAND_BUFFERS, sizeof(*ebb->commands), GFP_KERNEL);
 	ebb->wq = alloc_ordered_workqueue("virtio_ebb", 0);
 	return ebb->commands && ebb->wq ? 0 : -ENOMEM;
@@ -270,6 +276,7 @@ static void ebb_free(struct ebb_device *ebb)
 	ebb_request_destroy(&ebb->offer);
 	ebb_request_destroy(&ebb->reply);
 	ebb_request_destroy(&ebb->volatile_offer);
+	ebb_hints_destroy(ebb);
 	kfree(ebb);
 }
 
@@ -290,6 +297,7 @@ static int ebb_read_limits(struct ebb_device *ebb)
 	}
 	ebb->max_ranges = min_t(u32, max_ranges, EBB_BATCH_RANGES);
 	ebb->volatile_ranges = max_ranges;
+	ebb->hints.max_count = min_t(u32, max_ranges, EBB_HINT_ENTRIES);
 	return 0;
 }
 
@@ -405,7 +413,7 @@ static const struct virtio_device_id ebb_ids[] = {
 
 static const unsigned int ebb_features[] = {
 	VIRTIO_EBB_F_REPORT,   VIRTIO_EBB_F_RELEASE, VIRTIO_EBB_F_STATS,
-	VIRTIO_EBB_F_VOLATILE, VIRTIO_EBB_F_COLLECT,
+	VIRTIO_EBB_F_VOLATILE, VIRTIO_EBB_F_HINT,    VIRTIO_EBB_F_COLLECT,
 };
 
 static struct virtio_driver ebb_driver = {

@@ -75,6 +75,7 @@ static void ebb_stat_put(struct virtio_ebb_stat **stat, u16 tag, u64 value)
 /* Returns how many entries were written, fewer than VIRTIO_EBB_S_MAX. */
 u32 ebb_stats_fill(struct ebb_device *ebb, struct virtio_ebb_stat *stats)
 {
+	const struct ebb_hints *hints = &ebb->hints;
 	struct virtio_ebb_stat *stat = stats;
 	u64 marked_bytes = ebb->registered ? ebb_marks_count() : 0;
 	struct sysinfo info;
@@ -93,6 +94,14 @@ u32 ebb_stats_fill(struct ebb_device *ebb, struct virtio_ebb_stat *stats)
 			     ebb_objects_offered_pages() << PAGE_SHIFT);
 		ebb_stat_put(&stat, VIRTIO_EBB_S_TAKEN_WHOLE, ebb_counter(EBB_C_WHOLE));
 		ebb_stat_put(&stat, VIRTIO_EBB_S_TAKEN_PURGED, ebb_counter(EBB_C_PURGED));
+	}
+	if (virtio_has_feature(ebb->vdev, VIRTIO_EBB_F_HINT)) {
+		ebb_stat_put(&stat, VIRTIO_EBB_S_HINTED, READ_ONCE(hints->hinted_blocks) << 21);
+		ebb_stat_put(&stat, VIRTIO_EBB_S_HINT_CACHE,
+			     READ_ONCE(hints->cache_pages) << PAGE_SHIFT);
+		ebb_stat_put(&stat, VIRTIO_EBB_S_HINT_PASSES, READ_ONCE(hints->passes));
+		ebb_stat_put(&stat, VIRTIO_EBB_S_HINT_USEC,
+			     div_u64(READ_ONCE(hints->nsec), NSEC_PER_USEC));
 	}
 	return stat - stats;
 }

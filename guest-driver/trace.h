@@ -91,6 +91,20 @@ TRACE_EVENT(ebb_done,
 		  __entry->id, __entry->status, __entry->passes, __entry->bytes)
 );
 
+TRACE_EVENT(ebb_hint,
+	TP_PROTO(u32 count, u64 hinted_blocks),
+	TP_ARGS(count, hinted_blocks),
+	TP_STRUCT__entry(
+		__field(u32, count)
+		__field(u64, hinted_blocks)
+	),
+	TP_fast_assign(
+		__entry->count = count;
+		__entry->hinted_blocks = hinted_blocks;
+	),
+	TP_printk("count=%u hinted=%llu", __entry->count, __entry->hinted_blocks)
+);
+
 #endif /* EBB_TRACE_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -29,7 +29,7 @@
 #include "words.h"
 
 /* An executor sends so many with each sample, and some more when it is asked. */
-#define SAMPLE_MESSAGES 3
+#define SAMPLE_MESSAGES 4
 
 struct parser {
 	struct conf *conf;
@@ -178,6 +178,12 @@ static void take_tables(struct parser *parser, const char *value, uint32_t *mode
 		complain(parser, "page_tables = %s: write " EBB_TABLES_WORDS, value);
 }
 
+static void take_merge(struct parser *parser, const char *value, uint32_t *merge)
+{
+	if (merge_from_word(value, merge) < 0)
+		complain(parser, "merge = %s: write " EBB_MERGE_WORDS, value);
+}
+
 static void take_bool(struct parser *parser, const char *key, const char *value, bool *to)
 {
 	if (strcmp(value, "yes") == 0)
@@ -216,6 +222,8 @@ static bool take_policy(struct parser *parser, const char *key, const char *valu
 		take_mode(parser, value, &conf->mode);
 	} else if (strcmp(key, "page_tables") == 0) {
 		take_tables(parser, value, &conf->tables);
+	} else if (strcmp(key, "merge") == 0) {
+		take_merge(parser, value, &conf->merge);
 	} else if (strcmp(key, "release") == 0) {
 		take_bool(parser, key, value, &conf->release_when_short);
 	} else if (strcmp(key, "guest_floor") == 0) {
@@ -271,8 +279,9 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 	if (!guest_of_section(parser, section, name))
 		return;
 	if (strcmp(key, "mode") != 0 && strcmp(key, "weight") != 0 &&
-	    strcmp(key, "page_tables") != 0) {
-		complain(parser, "%s is not a key of [%s]: it knows mode, weight and page_tables",
+	    strcmp(key, "page_tables") != 0 && strcmp(key, "merge") != 0) {
+		complain(parser,
+			 "%s is not a key of [%s]: it knows mode, weight, page_tables and merge",
 			 key, section);
 		return;
 	}
@@ -295,6 +304,11 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 	if (strcmp(key, "page_tables") == 0) {
 		take_tables(parser, value, &guest->tables);
 		guest->has_tables = true;
+		return;
+	}
+	if (strcmp(key, "merge") == 0) {
+		take_merge(parser, value, &guest->merge);
+		guest->has_merge = true;
 		return;
 	}
 	take_mode(parser, value, &guest->mode);
@@ -401,6 +415,7 @@ static int set_defaults(struct conf *conf)
 		.max_connections_per_uid = 384,
 		.max_messages_per_sec = 50,
 		.mode = EBB_MODE_KEEP,
+		.merge = EBB_MERGE_KEEP,
 		.weight = POLICY_WEIGHT_DEFAULT,
 		.tables = EBB_TABLES_KEEP,
 		.page_tables_delay_msec = 10000,
@@ -492,6 +507,14 @@ uint32_t conf_guest_mode(const struct conf *conf, const char *name)
 	const struct conf_guest *guest = find_guest(conf, name);
 
 	return guest && guest->has_mode ? guest->mode : conf->mode;
+}
+
+/* What KSM may merge of it. */
+uint32_t conf_guest_merge(const struct conf *conf, const char *name)
+{
+	const struct conf_guest *guest = find_guest(conf, name);
+
+	return guest && guest->has_merge ? guest->merge : conf->merge;
 }
 
 unsigned int conf_guest_weight(const struct conf *conf, const char *name)

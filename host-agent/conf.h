@@ -18,6 +18,8 @@ struct conf_guest {
 	unsigned int weight; /* 0: as all others */
 	bool has_tables;
 	uint32_t tables; /* EBB_TABLES_* */
+	bool has_merge;
+	uint32_t merge;
 	struct conf_guest *next;
 };
 
@@ -36,6 +38,7 @@ struct conf {
 	unsigned int max_messages_per_sec;
 	uint32_t mode;	     /* of guests without a section of their own */
 	unsigned int weight; /* likewise */
+	uint32_t merge;	     /* likewise */
 	bool release_when_short;
 	struct policy_conf policy;
 	uint32_t tables; /* EBB_TABLES_*, of guests without a word of their own */
@@ -53,6 +56,7 @@ int conf_load(struct conf *conf, const char *path, bool may_miss, conf_complain_
 void conf_deinit(struct conf *conf);
 uint32_t conf_guest_tables(const struct conf *conf, const char *name);
 uint32_t conf_guest_mode(const struct conf *conf, const char *name);
+uint32_t conf_guest_merge(const struct conf *conf, const char *name);
 unsigned int conf_guest_weight(const struct conf *conf, const char *name);
 
 #endif /* EBB_CONF_H */

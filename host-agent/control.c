@@ -29,8 +29,8 @@
 #include "words.h"
 
 #define MAX_CONTROLS 32
-/* Guests in one answer to "list": 64 of them are well under the smallest socket buffer. */
-#define LIST_PAGE_GUESTS 64
+/* Guests in one answer to "list": 48 of them are well under the smallest socket buffer. */
+#define LIST_PAGE_GUESTS 48
 
 static void control_end(struct control *control)
 {
@@ -139,6 +139,9 @@ static void answer_set(struct control *control, struct guest *guest, const char 
 	else if (strcmp(key, "page-tables") == 0)
 		json_object_object_add(reply, "value",
 				       json_object_new_string(tables_word(guest->tables_mode)));
+	else if (strcmp(key, "merge") == 0)
+		json_object_object_add(reply, "value",
+				       json_object_new_string(merge_word(guest->merge)));
 	else
 		json_object_object_add(reply, "value", json_object_new_int((int)guest->weight));
 	answer(control, reply);
@@ -162,6 +165,26 @@ static void set_mode(struct control *control, struct guest *guest, const char *v
 		return;
 	}
 	answer_set(control, guest, "mode", value, r);
+}
+
+static void set_merge(struct control *control, struct guest *guest, const char *value)
+{
+	struct state *state = &control->manager->state;
+	uint32_t merge;
+	int r = 0;
+
+	if (strcmp(value, "default") == 0) {
+		state_unset_merge(state, guest->name);
+	} else if (merge_from_word(value, &merge) == 0) {
+		r = state_set_merge(state, guest->name, merge);
+	} else {
+		answer(control, reply_error("bad-value",
+					    "merge \"%s\" is not known: write " EBB_MERGE_WORDS
+					    ", or default",
+					    value));
+		return;
+	}
+	answer_set(control, guest, "merge", value, r);
 }
 
 static void set_weight(struct control *control, struct guest *guest, const char *value)
@@ -218,10 +241,12 @@ static void do_set(struct control *control, const struct request *request)
 		set_weight(control, guest, request->value);
 	else if (strcmp(request->key, "page-tables") == 0)
 		set_tables(control, guest, request->value);
+	else if (strcmp(request->key, "merge") == 0)
+		set_merge(control, guest, request->value);
 	else
 		answer(control, reply_error("bad-key",
-					    "key \"%s\" is not known: there is mode, weight, and "
-					    "page-tables",
+					    "key \"%s\" is not known: there are mode, weight, "
+					    "page-tables and merge",
 					    request->key));
 }
 

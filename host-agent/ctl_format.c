@@ -286,6 +286,34 @@ static void format_last_collect(FILE *file, struct json_object *collect)
 		(double)number(collect, "usec") / 1000, word(collect, "text"));
 }
 
+/* Nothing where no block was ever hinted or marked. */
+static void format_merge(FILE *file, struct json_object *guest)
+{
+	if (!number(guest, "merge.hinted_bytes") && !number(guest, "merge.marks"))
+		return;
+	fprintf(file, "merging: %s (wanted: %s)%s%s%s\n", word(guest, "merge.mode"),
+		word(guest, "merge_wanted"),
+		flag(guest, "merge.full") ? ", no more areas: not every hint is followed" : "",
+		flag(guest, "merge.no_ksm") ? ", the host's kernel has no KSM" : "",
+		flag(guest, "merge.pending") ? ", under way" : "");
+	line_size(file, "hinted", guest, "merge.hinted_bytes", "worth merging, as the guest says");
+	line_size(file, "mergeable", guest, "merge.marked_bytes", "marked for KSM");
+	line_size(file, "merged", guest, "merge.merged_bytes", "shared by KSM");
+	line_size(file, "file pages", guest, "merge.guest_cache_bytes",
+		  "in what is hinted, clean, as the guest says");
+	fprintf(file,
+		"  %-12s %9llu  marked, %llu taken back, %llu failed; %.1f ms in all, %.1f ms at "
+		"most\n",
+		"calls", (unsigned long long)number(guest, "merge.marks"),
+		(unsigned long long)number(guest, "merge.unmarks"),
+		(unsigned long long)number(guest, "merge.failures"),
+		(double)number(guest, "merge.usec") / 1000,
+		(double)number(guest, "merge.longest_usec") / 1000);
+	fprintf(file, "  %-12s %9llu  of all memory in the guest, %.1f ms of its time\n", "looks",
+		(unsigned long long)number(guest, "merge.guest_passes"),
+		(double)number(guest, "merge.guest_usec") / 1000);
+}
+
 static void format_last_purge(FILE *file, struct json_object *purge)
 {
 	char asked[SIZE_TEXT_BYTES], purged[SIZE_TEXT_BYTES];
@@ -339,6 +367,7 @@ void format_guest(FILE *file, struct json_object *guest)
 		format_device(file, guest);
 	format_content(file, guest);
 	format_tables(file, guest);
+	format_merge(file, guest);
 	format_inside(file, guest);
 	if (at(guest, "last_release")) {
 		fprintf(file, "last release: ");

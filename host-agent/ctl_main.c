@@ -32,6 +32,8 @@ static void usage(FILE *file)
 		"  set GUEST mode MODE    MODE: " EBB_MODE_WORDS ", or default\n"
 		"  set GUEST page-tables MODE   MODE: " EBB_TABLES_WORDS ", or default\n"
 		"  set GUEST weight N     its content when it is purged: 1 to 10000, or default\n"
+		"  set GUEST merge WHAT   what KSM may merge of it: " EBB_MERGE_WORDS
+		", or default\n"
 		"  release GUEST BYTES    free memory of the guest, now; 512M, 1G, all\n"
 		"  purge GUEST BYTES      its volatile content, oldest first; 512M, 1G, all\n"
 		"  collect GUEST          empty page tables behind its free memory, now\n"

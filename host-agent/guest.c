@@ -225,6 +225,8 @@ void guest_find_mode(struct guest *guest)
 		guest->mode = conf_guest_mode(&guest->manager->conf, guest->name);
 	if (!state_get_tables(&guest->manager->state, guest->name, &guest->tables_mode))
 		guest->tables_mode = conf_guest_tables(&guest->manager->conf, guest->name);
+	if (!state_get_merge(&guest->manager->state, guest->name, &guest->merge))
+		guest->merge = conf_guest_merge(&guest->manager->conf, guest->name);
 	guest->weight = state_get_weight(&guest->manager->state, guest->name);
 	if (!guest->weight)
 		guest->weight = conf_guest_weight(&guest->manager->conf, guest->name);
@@ -254,6 +256,27 @@ static void push_tables(struct guest *guest)
 	guest->sent_tables = policy;
 }
 
+/* Tell it what KSM may merge of it, if it was told otherwise last. */
+static void push_merge(struct guest *guest)
+{
+	struct ebb_msg_merge merge = { 0 };
+
+	if (guest->peer->ended || guest->peer->version < 3 || guest->sent_merge == guest->merge)
+		return;
+	if (guest->manager->dry_run) {
+		log_notice("dry run: MERGE %s would be sent to %s", merge_word(guest->merge),
+			   guest->name);
+	} else {
+		ebb_put_le16(&merge.hdr.type, EBB_MSG_MERGE);
+		ebb_put_le32(&merge.hdr.length_bytes, sizeof(merge));
+		ebb_put_le32(&merge.mode, guest->merge);
+		if (peer_send(guest->peer, &merge, sizeof(merge)) < 0)
+			return;
+	}
+	guest->sent_merge = guest->merge;
+}
+
+/* Tell the guest's executor mode and stage, if it was told others last. */
 static void push_policy(struct guest *guest)
 {
 	struct ebb_msg_policy policy = { 0 };
@@ -281,6 +304,7 @@ void guest_push_policy(struct guest *guest)
 {
 	push_policy(guest);
 	push_tables(guest);
+	push_merge(guest);
 }
 
 /* Its socket was full and is not any more. */
@@ -321,6 +345,18 @@ void guest_tables(struct guest *guest, const struct ebb_msg_tables *tables)
 {
 	guest->tables = *tables;
 	guest->has_tables = true;
+}
+
+void guest_merge_state(struct guest *guest, const struct ebb_msg_merge_state *state)
+{
+	uint32_t before = guest->has_merge_state ? ebb_get_le32(&guest->merge_state.flags) : 0;
+	uint32_t flags = ebb_get_le32(&state->flags);
+
+	guest->merge_state = *state;
+	guest->has_merge_state = true;
+	if (flags & ~before & EBB_MERGE_F_FULL)
+		log_info("guest %s: no more memory areas for merging: some hints are not followed",
+			 guest->name);
 }
 
 static int on_release_late(sd_event_source *source, uint64_t usec, void *userdata)

@@ -65,6 +65,8 @@ struct guest {
 	uint32_t stage;
 	uint32_t sent_mode;  /* the last POLICY */
 	uint32_t sent_stage; /* 0: none yet */
+	uint32_t merge;	     /* wanted: EBB_MERGE_* */
+	uint32_t sent_merge; /* the last MERGE; KEEP before the first */
 
 	uint32_t tables_mode;			  /* wanted: EBB_TABLES_* */
 	struct ebb_msg_tables_policy sent_tables; /* the last; all zeros: none */
@@ -76,6 +78,8 @@ struct guest {
 	uint64_t content_used_usec;   /* it was last seen to mark or take back content */
 	struct ebb_msg_tables tables; /* the same, from version 3 on */
 	bool has_tables;
+	struct ebb_msg_merge_state merge_state; /* the same, from version 3 on */
+	bool has_merge_state;
 
 	struct proc_rollup rollup;
 	struct proc_status status;
@@ -105,6 +109,7 @@ void guest_writable(struct guest *guest);
 void guest_sample(struct guest *guest, const struct ebb_msg_sample *sample);
 void guest_release_done(struct guest *guest, const struct ebb_msg_release_done *done);
 void guest_content(struct guest *guest, const struct ebb_msg_content *content);
+void guest_merge_state(struct guest *guest, const struct ebb_msg_merge_state *state);
 void guest_purge_done(struct guest *guest, const struct ebb_msg_purge_done *done);
 void guest_tables(struct guest *guest, const struct ebb_msg_tables *tables);
 void guest_collect_done(struct guest *guest, const struct ebb_msg_collect_done *done);

@@ -208,6 +208,8 @@ static void handle_message(struct peer *peer, const void *packet, size_t bytes)
 		guest_sample(peer->guest, packet);
 	else if (type == EBB_MSG_CONTENT)
 		guest_content(peer->guest, packet);
+	else if (type == EBB_MSG_MERGE_STATE)
+		guest_merge_state(peer->guest, packet);
 	else if (type == EBB_MSG_PURGE_DONE)
 		guest_purge_done(peer->guest, packet);
 	else if (type == EBB_MSG_TABLES)

@@ -118,10 +118,13 @@ int proc_read_status(int dirfd, struct proc_status *status)
 }
 
 /* -ENOENT on kernels that do not tell. */
+#define PROFIT_KEY "ksm_process_profit "
+
 int proc_read_ksm(int dirfd, struct proc_ksm *ksm)
 {
 	char text[1024];
 	int r = proc_read_text(dirfd, "ksm_stat", text, sizeof(text));
+	const char *profit;
 
 	if (r < 0)
 		return r;
@@ -129,6 +132,12 @@ int proc_read_ksm(int dirfd, struct proc_ksm *ksm)
 	if (!proc_field(text, "ksm_merging_pages", &ksm->merging_pages))
 		return -ENODATA;
 	proc_field(text, "ksm_zero_pages", &ksm->zero_pages);
+	proc_field(text, "ksm_rmap_items", &ksm->rmap_items);
+	profit = strstr(text, PROFIT_KEY);
+	if (profit) {
+		ksm->has_profit = true;
+		ksm->profit_bytes = strtoll(profit + strlen(PROFIT_KEY), NULL, 10);
+	}
 	return 0;
 }
 

@@ -202,6 +202,40 @@ static struct json_object *content_object(const struct ebb_msg_content *content)
 	return object;
 }
 
+/* Merging by KSM: what the executor says, and the guest. */
+static struct json_object *merge_object(const struct guest *guest)
+{
+	const struct ebb_msg_merge_state *state = &guest->merge_state;
+	uint32_t flags = ebb_get_le32(&state->flags);
+	struct json_object *object = json_object_new_object();
+	bool inside = flags & EBB_MERGE_F_GUEST;
+
+	add_word(object, "mode", merge_word(ebb_get_le32(&state->mode)));
+	add_bool(object, "whole", flags & EBB_MERGE_F_WHOLE);
+	add_bool(object, "full", flags & EBB_MERGE_F_FULL);
+	add_bool(object, "no_ksm", flags & EBB_MERGE_F_NO_KSM);
+	add_bool(object, "pending", flags & EBB_MERGE_F_PENDING);
+	add_u64(object, "hinted_bytes", ebb_get_le64(&state->hinted_bytes));
+	add_u64(object, "marked_bytes", ebb_get_le64(&state->marked_bytes));
+	add_u64_if(object, "merged_bytes", guest->has_ksm, guest->ksm.merging_pages * 4096);
+	add_u64_if(object, "rmap_items", guest->has_ksm, guest->ksm.rmap_items);
+	json_object_object_add(object, "profit_bytes",
+			       guest->has_ksm && guest->ksm.has_profit
+				       ? json_object_new_int64(guest->ksm.profit_bytes)
+				       : NULL);
+	add_u64(object, "areas", ebb_get_le64(&state->areas));
+	add_u64(object, "marks", ebb_get_le64(&state->marks));
+	add_u64(object, "unmarks", ebb_get_le64(&state->unmarks));
+	add_u64(object, "failures", ebb_get_le64(&state->failures));
+	add_u64(object, "usec", ebb_get_le64(&state->usec));
+	add_u64(object, "longest_usec", ebb_get_le64(&state->longest_usec));
+	add_u64_if(object, "guest_hinted_bytes", inside, ebb_get_le64(&state->guest_hinted_bytes));
+	add_u64_if(object, "guest_cache_bytes", inside, ebb_get_le64(&state->guest_cache_bytes));
+	add_u64_if(object, "guest_passes", inside, ebb_get_le64(&state->guest_passes));
+	add_u64_if(object, "guest_usec", inside, ebb_get_le64(&state->guest_usec));
+	return object;
+}
+
 static struct json_object *purge_object(const struct guest_purge *purge)
 {
 	struct json_object *object = json_object_new_object();
@@ -293,6 +327,9 @@ struct json_object *reply_guest(const struct guest *guest)
 			       guest->has_content ? content_object(&guest->content) : NULL);
 	json_object_object_add(object, "tables",
 			       guest->has_tables ? tables_object(&guest->tables) : NULL);
+	add_word(object, "merge_wanted", merge_word(guest->merge));
+	json_object_object_add(object, "merge",
+			       guest->has_merge_state ? merge_object(guest) : NULL);
 	json_object_object_add(object, "limit",
 			       guest->domain ? domain_object(guest->domain) : NULL);
 	add_bool(object, "release_under_way", is_under_way(guest, GUEST_ORDER_RELEASE));

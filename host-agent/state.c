@@ -60,7 +60,7 @@ static int find_or_add(struct state *state, const char *name, struct state_entry
 
 static void drop_if_empty(struct state *state, struct state_entry *entry)
 {
-	if (!entry->has_mode && !entry->weight && !entry->has_tables)
+	if (!entry->has_mode && !entry->weight && !entry->has_tables && !entry->has_merge)
 		*entry = state->entries[--state->nr_entries];
 }
 
@@ -93,6 +93,39 @@ void state_unset(struct state *state, const char *name)
 
 	if (entry) {
 		entry->has_mode = false;
+		drop_if_empty(state, entry);
+	}
+}
+
+bool state_get_merge(const struct state *state, const char *name, uint32_t *merge)
+{
+	const struct state_entry *entry = find(state, name);
+
+	if (!entry || !entry->has_merge)
+		return false;
+	*merge = entry->merge;
+	return true;
+}
+
+/* Errors as of state_set(). */
+int state_set_merge(struct state *state, const char *name, uint32_t merge)
+{
+	struct state_entry *entry;
+	int r = find_or_add(state, name, &entry);
+
+	if (r < 0)
+		return r;
+	entry->has_merge = true;
+	entry->merge = merge;
+	return 0;
+}
+
+void state_unset_merge(struct state *state, const char *name)
+{
+	struct state_entry *entry = find(state, name);
+
+	if (entry) {
+		entry->has_merge = false;
 		drop_if_empty(state, entry);
 	}
 }
@@ -159,21 +192,28 @@ void state_deinit(struct state *state)
 
 static int parse_guest(struct state *state, const char *name, struct json_object *entry)
 {
-	struct json_object *mode, *weight, *tables;
+	struct json_object *mode, *weight, *tables, *merge;
 	bool has_tables = json_object_object_get_ex(entry, "page_tables", &tables);
 	bool has_mode = json_object_object_get_ex(entry, "mode", &mode);
 	bool has_weight = json_object_object_get_ex(entry, "weight", &weight);
+	bool has_merge = json_object_object_get_ex(entry, "merge", &merge);
 	uint32_t value;
 	int64_t number;
 	int r = 0;
 
-	if (!has_mode && !has_weight && !has_tables)
+	if (!has_mode && !has_weight && !has_tables && !has_merge)
 		return -EBADMSG;
 	if (has_mode) {
 		if (!json_object_is_type(mode, json_type_string) ||
 		    mode_from_word(json_object_get_string(mode), &value) < 0)
 			return -EBADMSG;
 		r = state_set(state, name, value);
+	}
+	if (has_merge && r == 0) {
+		if (!json_object_is_type(merge, json_type_string) ||
+		    merge_from_word(json_object_get_string(merge), &value) < 0)
+			return -EBADMSG;
+		r = state_set_merge(state, name, value);
 	}
 	if (has_weight && r == 0) {
 		number = json_object_get_int64(weight);
@@ -247,6 +287,10 @@ static struct json_object *to_json(const struct state *state)
 			json_object_object_add(
 				entry, "mode",
 				json_object_new_string(mode_word(state->entries[i].mode)));
+		if (state->entries[i].has_merge)
+			json_object_object_add(
+				entry, "merge",
+				json_object_new_string(merge_word(state->entries[i].merge)));
 		if (state->entries[i].weight)
 			json_object_object_add(entry, "weight",
 					       json_object_new_int((int)state->entries[i].weight));

@@ -17,6 +17,8 @@ struct state_entry {
 	unsigned int weight; /* 0: not set */
 	bool has_tables;
 	uint32_t tables; /* EBB_TABLES_* */
+	bool has_merge;
+	uint32_t merge;
 };
 
 struct state {
@@ -31,6 +33,9 @@ void state_deinit(struct state *state);
 bool state_get(const struct state *state, const char *name, uint32_t *mode);
 int state_set(struct state *state, const char *name, uint32_t mode);
 void state_unset(struct state *state, const char *name);
+bool state_get_merge(const struct state *state, const char *name, uint32_t *merge);
+int state_set_merge(struct state *state, const char *name, uint32_t merge);
+void state_unset_merge(struct state *state, const char *name);
 unsigned int state_get_weight(const struct state *state, const char *name);
 bool state_get_tables(const struct state *state, const char *name, uint32_t *mode);
 int state_set_tables(struct state *state, const char *name, uint32_t mode);

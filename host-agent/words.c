@@ -34,6 +34,13 @@ static const char *const tables_words[EBB_TABLES_MAX] = {
 	[EBB_TABLES_BACKGROUND] = "background",
 };
 
+static const char *const merge_words[EBB_MERGE_MAX] = {
+	[EBB_MERGE_KEEP] = "keep",
+	[EBB_MERGE_OFF] = "off",
+	[EBB_MERGE_HINTED] = "hinted",
+	[EBB_MERGE_ALL] = "all",
+};
+
 static const char *const stage_words[EBB_STAGE_MAX] = {
 	[EBB_STAGE_PLENTY] = "plenty",
 	[EBB_STAGE_NEARING] = "nearing",
@@ -153,6 +160,24 @@ int tables_from_word(const char *word, uint32_t *mode)
 	for (i = 0; i < EBB_TABLES_MAX; i++) {
 		if (strcmp(word, tables_words[i]) == 0) {
 			*mode = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+const char *merge_word(uint32_t merge)
+{
+	return WORD(merge_words, merge);
+}
+
+int merge_from_word(const char *word, uint32_t *merge)
+{
+	uint32_t i;
+
+	for (i = 0; i < EBB_MERGE_MAX; i++) {
+		if (strcmp(word, merge_words[i]) == 0) {
+			*merge = i;
 			return 0;
 		}
 	}

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#define EBB_MERGE_WORDS	 "off, hinted, all or keep"
 #define EBB_TABLES_WORDS "on-demand, background, off or keep"
 #define EBB_MODE_WORDS	 "lazy, eager, auto, off or keep"
 
@@ -12,6 +13,8 @@ const char *mode_word(uint32_t mode);
 int mode_from_word(const char *word, uint32_t *mode);
 const char *tables_word(uint32_t mode);
 int tables_from_word(const char *word, uint32_t *mode);
+const char *merge_word(uint32_t merge);
+int merge_from_word(const char *word, uint32_t *merge);
 const char *stage_word(uint32_t stage);
 const char *front_word(uint32_t front);
 const char *reason_word(uint32_t reason);

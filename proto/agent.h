@@ -39,6 +39,8 @@
 #define EBB_MSG_COLLECT_DONE  17
 #define EBB_MSG_COLLECT	      18
 #define EBB_MSG_TABLES	      19
+#define EBB_MSG_MERGE	      12
+#define EBB_MSG_MERGE_STATE   13
 
 struct ebb_msg_hdr {
 	__le16 type; /* EBB_MSG_* */
@@ -237,6 +239,46 @@ struct ebb_msg_tables {
 	__le64 freed_tables;
 	__le64 refused_tables;
 	__le64 skipped_bytes; /* of RAM whose tables are left alone for its backing */
+};
+
+/* What of the guest's RAM KSM may merge */
+#define EBB_MERGE_KEEP	 0 /* what the VMM's own configuration says, and nothing of ours */
+#define EBB_MERGE_OFF	 1 /* nothing */
+#define EBB_MERGE_HINTED 2 /* blocks that the guest has hinted */
+#define EBB_MERGE_ALL	 3 /* all of it */
+#define EBB_MERGE_MAX	 4
+
+struct ebb_msg_merge {
+	struct ebb_msg_hdr hdr;
+	__le32 mode; /* EBB_MERGE_*; KEEP: what the VMM's own configuration says */
+	__le32 reserved;
+};
+
+/* flags of MERGE_STATE */
+#define EBB_MERGE_F_WHOLE   0x1	 /* RAM is mergeable that we have not marked */
+#define EBB_MERGE_F_FULL    0x2	 /* no more areas: some hints are not followed */
+#define EBB_MERGE_F_NO_KSM  0x4	 /* the host's kernel has no KSM */
+#define EBB_MERGE_F_PENDING 0x8	 /* marks are yet to be set or taken back */
+#define EBB_MERGE_F_GUEST   0x10 /* guest_* are filled */
+#define EBB_MERGE_F_MASK    0x1f
+
+/* Merging: comes with each SAMPLE, from version 3 on. */
+struct ebb_msg_merge_state {
+	struct ebb_msg_hdr hdr;
+	__le32 flags;	     /* EBB_MERGE_F_* */
+	__le32 mode;	     /* in force, EBB_MERGE_* */
+	__le64 hinted_bytes; /* of blocks that the guest has hinted now */
+	__le64 marked_bytes; /* of blocks that we have marked mergeable now */
+	__le64 areas;	     /* memory areas that these marks make at most */
+	__le64 marks;	     /* calls that marked, since the device was made; so are all below */
+	__le64 unmarks;	     /* calls that took a mark back */
+	__le64 failures;     /* of either */
+	__le64 usec;	     /* in these calls */
+	__le64 longest_usec; /* of one call: so long the guest's page faults may have waited */
+	__le64 guest_hinted_bytes; /* the guest's words: VIRTIO_EBB_S_HINTED */
+	__le64 guest_cache_bytes;  /* VIRTIO_EBB_S_HINT_CACHE */
+	__le64 guest_passes;	   /* VIRTIO_EBB_S_HINT_PASSES */
+	__le64 guest_usec;	   /* VIRTIO_EBB_S_HINT_USEC */
 };
 
 #define EBB_REFUSE_TEXT_BYTES 128

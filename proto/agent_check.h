@@ -75,6 +75,10 @@ static inline __u32 ebb_agent_msg_bytes(__u16 type)
 		return sizeof(struct ebb_msg_collect);
 	case EBB_MSG_TABLES:
 		return sizeof(struct ebb_msg_tables);
+	case EBB_MSG_MERGE:
+		return sizeof(struct ebb_msg_merge);
+	case EBB_MSG_MERGE_STATE:
+		return sizeof(struct ebb_msg_merge_state);
 	}
 	return 0;
 }
@@ -189,6 +193,23 @@ static inline enum ebb_agent_fault ebb_agent_check_tables(const struct ebb_msg_t
 	return EBB_AGENT_FAULT_NONE;
 }
 
+static inline enum ebb_agent_fault ebb_agent_check_merge(const struct ebb_msg_merge *msg)
+{
+	if (ebb_get_le32(&msg->reserved))
+		return EBB_AGENT_FAULT_RESERVED;
+	return ebb_get_le32(&msg->mode) < EBB_MERGE_MAX ? EBB_AGENT_FAULT_NONE
+							: EBB_AGENT_FAULT_VALUE;
+}
+
+static inline enum ebb_agent_fault
+ebb_agent_check_merge_state(const struct ebb_msg_merge_state *msg)
+{
+	if (ebb_get_le32(&msg->flags) & ~EBB_MERGE_F_MASK)
+		return EBB_AGENT_FAULT_RESERVED;
+	return ebb_get_le32(&msg->mode) < EBB_MERGE_MAX ? EBB_AGENT_FAULT_NONE
+							: EBB_AGENT_FAULT_VALUE;
+}
+
 /*
  * ebbd: check a packet from an executor. version: the one agreed upon; before that, 1. A
  * type of a later one is not known.
@@ -218,6 +239,8 @@ ebb_agent_check_from_executor(const void *packet, __u64 packet_bytes, __u32 vers
 		return ebb_agent_check_collect_done((const struct ebb_msg_collect_done *)packet);
 	case EBB_MSG_TABLES:
 		return ebb_agent_check_tables((const struct ebb_msg_tables *)packet);
+	case EBB_MSG_MERGE_STATE:
+		return ebb_agent_check_merge_state((const struct ebb_msg_merge_state *)packet);
 	}
 	return EBB_AGENT_FAULT_TYPE;
 }
@@ -279,6 +302,8 @@ ebb_agent_check_from_agent(const void *packet, __u64 packet_bytes, __u32 version
 		if (ebb_get_le64(&((const struct ebb_msg_collect *)packet)->id) == 0)
 			return EBB_AGENT_FAULT_VALUE;
 		return EBB_AGENT_FAULT_NONE;
+	case EBB_MSG_MERGE:
+		return ebb_agent_check_merge((const struct ebb_msg_merge *)packet);
 	case EBB_MSG_REFUSE:
 		return ebb_agent_check_text(refuse->text, sizeof(refuse->text), 0);
 	}

@@ -23,7 +23,7 @@
  */
 #define VIRTIO_ID_EBB 59
 
-/* Feature bits. 4 to 23 are kept for later mechanisms of ebb. */
+/* Feature bits. 5 to 23 are kept for later mechanisms of ebb. */
 #define VIRTIO_EBB_F_REPORT  0 /* the device takes VIRTIO_EBB_REQ_FREE */
 #define VIRTIO_EBB_F_RELEASE 1 /* the driver obeys VIRTIO_EBB_CMD_RELEASE */
 #define VIRTIO_EBB_F_STATS   2 /* the driver obeys VIRTIO_EBB_CMD_STATS */
@@ -34,6 +34,8 @@
  * virtio_ebb_collect. Needs VIRTIO_EBB_F_REPORT.
  */
 #define VIRTIO_EBB_F_COLLECT 5
+/* The device takes VIRTIO_EBB_REQ_HINT and says in its configuration whether it wants any. */
+#define VIRTIO_EBB_F_HINT 4
 
 /* Virtqueues */
 #define VIRTIO_EBB_VQ_REPORT  0 /* requests of the driver, answered by the device */
@@ -49,9 +51,14 @@
 #define VIRTIO_EBB_REPORTING_REST 0 /* the host has plenty: offer nothing of your own accord */
 #define VIRTIO_EBB_REPORTING_RUN  1 /* report free memory */
 
+/* config.hinting */
+#define VIRTIO_EBB_HINTING_REST 0 /* the host merges nothing by hint: look for nothing */
+#define VIRTIO_EBB_HINTING_RUN	1 /* look for blocks that are worth merging */
+
 /*
- * Device configuration space, read-only for the driver. A change of reporting or
- * reoffer_generation is announced by a configuration change notification.
+ * Device configuration space, read-only for the driver. A change of reporting,
+ * reoffer_generation, hinting or hint_generation is announced by a configuration change
+ * notification.
  */
 struct virtio_ebb_config {
 	__le32 page_bytes;	   /* largest page size of the host under the guest's RAM that the
@@ -62,7 +69,11 @@ struct virtio_ebb_config {
 	__le32 reoffer_generation; /* when it changes, all free memory is to be offered anew, also
 				      what was reported before (host lost its marks: migration, or
 				      it wants stronger ones) */
-	__le32 reserved[3];
+	/* With VIRTIO_EBB_F_HINT, else reserved: */
+	__le32 hinting;		/* VIRTIO_EBB_HINTING_* */
+	__le32 hint_generation; /* when it changes, all hints are to be given anew: the host has
+				   forgotten them */
+	__le32 reserved[1];
 };
 
 /* Requests: a chain of device-readable bytes
@@ -81,6 +92,14 @@ struct virtio_ebb_config {
  * page_bytes beforehand and that is not 0.
  */
 #define VIRTIO_EBB_REQ_VOLATILE 4
+/*
+ * Entries: struct virtio_ebb_hint, in order of address, none overlapping another: memory that
+ * is in use and stays so. What is hinted is likely to have equals in other guests (clean page
+ * cache of files); the host may share such pages, which changes no content. Nothing is isolated,
+ * nothing is awaited, the answer has no verdicts. A hint stands until it is withdrawn or the
+ * device is reset.
+ */
+#define VIRTIO_EBB_REQ_HINT 5
 
 struct virtio_ebb_req_hdr {
 	__le16 type; /* VIRTIO_EBB_REQ_* */
@@ -92,6 +111,16 @@ struct virtio_ebb_req_hdr {
 struct virtio_ebb_range {
 	__le64 gpa;   /* guest-physical address, multiple of 4096 */
 	__le64 bytes; /* length, multiple of 4096, not 0 */
+};
+
+/* flags of struct virtio_ebb_hint */
+#define VIRTIO_EBB_HINT_F_MERGE 0x1 /* worth merging; without it an earlier hint is withdrawn */
+
+struct virtio_ebb_hint {
+	__le64 gpa;   /* guest-physical address, multiple of 4096 */
+	__le64 bytes; /* length, multiple of 4096, not 0; whole blocks are of use */
+	__le32 flags; /* VIRTIO_EBB_HINT_F_*, no others */
+	__le32 reserved;
 };
 
 /* Response */
@@ -194,10 +223,15 @@ struct virtio_ebb_done {
 #define VIRTIO_EBB_S_OOM_EVENTS 7 /* count of OOM notifications */
 #define VIRTIO_EBB_S_FLAGS	8 /* VIRTIO_EBB_S_FLAG_* */
 /* With VIRTIO_EBB_F_VOLATILE. Pages are those of config.page_bytes. */
-#define VIRTIO_EBB_S_VOLATILE	       9  /* with content, marked volatile now */
-#define VIRTIO_EBB_S_TAKEN_WHOLE       10 /* pages that were taken back whole (cumulative) */
-#define VIRTIO_EBB_S_TAKEN_PURGED      11 /* pages that were found purged (cumulative) */
-#define VIRTIO_EBB_S_MAX	       12
+#define VIRTIO_EBB_S_VOLATILE	  9  /* with content, marked volatile now */
+#define VIRTIO_EBB_S_TAKEN_WHOLE  10 /* pages that were taken back whole (cumulative) */
+#define VIRTIO_EBB_S_TAKEN_PURGED 11 /* pages that were found purged (cumulative) */
+/* With VIRTIO_EBB_F_HINT. */
+#define VIRTIO_EBB_S_HINTED	       12 /* in blocks that are hinted now */
+#define VIRTIO_EBB_S_HINT_CACHE	       13 /* of these, clean page cache of files, when last looked at */
+#define VIRTIO_EBB_S_HINT_PASSES       14 /* times that all memory was looked through (cumulative) */
+#define VIRTIO_EBB_S_HINT_USEC	       15 /* time spent on looking, in microseconds (cumulative) */
+#define VIRTIO_EBB_S_MAX	       16
 
 #define VIRTIO_EBB_S_FLAG_NO_REPORTING 0x1 /* another driver has page reporting */
 #define VIRTIO_EBB_S_FLAG_POISON       0x2 /* free memory holds a pattern: not reported */

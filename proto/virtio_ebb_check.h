@@ -76,6 +76,8 @@ static inline __u32 virtio_ebb_entry_bytes(__u16 type)
 		return sizeof(struct virtio_ebb_done);
 	case VIRTIO_EBB_REQ_STATS:
 		return sizeof(struct virtio_ebb_stat);
+	case VIRTIO_EBB_REQ_HINT:
+		return sizeof(struct virtio_ebb_hint);
 	}
 	return 0;
 }
@@ -118,7 +120,7 @@ static inline enum virtio_ebb_fault virtio_ebb_check_req(const struct virtio_ebb
 
 	entry_bytes = virtio_ebb_entry_bytes(req->type);
 	if (entry_bytes) {
-		if (virtio_ebb_offers(req->type))
+		if (virtio_ebb_offers(req->type) || req->type == VIRTIO_EBB_REQ_HINT)
 			max_count = max_ranges;
 		else if (req->type == VIRTIO_EBB_REQ_STATS)
 			max_count = VIRTIO_EBB_MAX_STATS;
@@ -146,6 +148,30 @@ static inline enum virtio_ebb_fault virtio_ebb_check_range(const struct virtio_e
 		return VIRTIO_EBB_FAULT_ALIGN;
 	if (*gpa + *bytes < *gpa)
 		return VIRTIO_EBB_FAULT_WRAP;
+	return VIRTIO_EBB_FAULT_NONE;
+}
+
+/*
+ * Device: check one hint and give it in host byte order. @after: where the hint before it in
+ * the same request ended, 0 for the first.
+ */
+static inline enum virtio_ebb_fault virtio_ebb_check_hint(const struct virtio_ebb_hint *hint,
+							  __u64 after, __u64 *gpa, __u64 *bytes,
+							  __u32 *flags)
+{
+	*gpa = ebb_get_le64(&hint->gpa);
+	*bytes = ebb_get_le64(&hint->bytes);
+	*flags = ebb_get_le32(&hint->flags);
+	if (*flags & ~(__u32)VIRTIO_EBB_HINT_F_MERGE)
+		return VIRTIO_EBB_FAULT_VALUE;
+	if (*bytes == 0)
+		return VIRTIO_EBB_FAULT_EMPTY;
+	if ((*gpa | *bytes) & (VIRTIO_EBB_OFFER_ALIGN_BYTES - 1))
+		return VIRTIO_EBB_FAULT_ALIGN;
+	if (*gpa + *bytes < *gpa)
+		return VIRTIO_EBB_FAULT_WRAP;
+	if (*gpa < after)
+		return VIRTIO_EBB_FAULT_OVERLAP;
 	return VIRTIO_EBB_FAULT_NONE;
 }
 

@@ -66,6 +66,7 @@ static void test_all_keys(void **state)
 			      "[policy]\n"
 			      "mode = auto\n"
 			      "weight = 50\n"
+			      "merge = hinted\n"
 			      "nearing_percent = 30\n"
 			      "short_percent = 15\n"
 			      "hysteresis_percent = 3\n"
@@ -85,7 +86,8 @@ static void test_all_keys(void **state)
 			      "weight = 200\n"
 			      "page_tables = off\n"
 			      "[guest \"heavy\"]\n"
-			      "weight = 1000"),
+			      "weight = 1000\n"
+			      "merge = off"),
 			 0);
 	assert_string_equal(conf.socket_path, "/tmp/a b.sock");
 	assert_int_equal(conf.socket_mode, 0660);
@@ -118,6 +120,9 @@ static void test_all_keys(void **state)
 	assert_int_equal(conf.page_tables_amount, 12);
 	assert_int_equal(conf.page_tables_least, 3);
 	assert_int_equal(conf_guest_weight(&conf, "heavy"), 1000);
+	assert_int_equal(conf_guest_merge(&conf, "heavy"), EBB_MERGE_OFF);
+	assert_int_equal(conf_guest_merge(&conf, "web1"), EBB_MERGE_HINTED);
+	assert_int_equal(conf_guest_merge(&conf, "other"), EBB_MERGE_HINTED);
 	assert_int_equal(conf_guest_weight(&conf, "web1"), 50);
 	assert_int_equal(conf_guest_weight(&conf, "db-2.test"), 200);
 	conf_deinit(&conf);
@@ -140,6 +145,8 @@ static const struct {
 	{ "[ebbd]\nmax_connections = 99999999999999999999\n", 2, "from 1 to 65536" },
 	{ "[ebbd]\nsoket = /x\n", 2, "soket is not a key of [ebbd]" },
 	{ "[policy]\nsocket = /x\n", 2, "socket is not a key of [policy]" },
+	{ "[policy]\nmerge = some\n", 2, "write off, hinted, all or keep" },
+	{ "[guest \"a\"]\nmerge = yes\n", 2, "write off, hinted, all or keep" },
 	{ "[policy]\nmode = lasy\n", 2, "write lazy, eager, auto, off or keep" },
 	{ "[policy]\nrelease = maybe\n", 2, "write yes or no" },
 	{ "[policy]\nguest_floor = much\n", 2, "write bytes" },
@@ -148,7 +155,7 @@ static const struct {
 	{ "[guest web1]\nmode = lazy\n", 2, "write [guest \"NAME\"]" },
 	{ "[guest \"a/b\"]\nmode = lazy\n", 2, "printable ASCII without space and '/'" },
 	{ "[guest \"\"]\nmode = lazy\n", 2, "printable ASCII" },
-	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode, weight and page_tables" },
+	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode, weight, page_tables and merge" },
 	{ "[guest \"web1\"]\nweight = 0\n", 2, "from 1 to 10000" },
 	{ "[guest \"web1\"]\npage_tables = yes\n", 2, "page_tables = yes: write on-demand" },
 	{ "[policy]\npage_tables_delay_msec = 99\n", 2, "from 100 to" },
@@ -217,9 +224,9 @@ static void test_together(void **state)
 		-EINVAL);
 	assert_non_null(strstr(said, "no guest would ever rest again"));
 	assert_int_equal(load(&conf, *state,
-			      "[ebbd]\nsample_interval_msec = 100\nmax_messages_per_sec = 31\n"),
+			      "[ebbd]\nsample_interval_msec = 100\nmax_messages_per_sec = 41\n"),
 			 -EINVAL);
-	assert_non_null(strstr(said, "write at least 32"));
+	assert_non_null(strstr(said, "write at least 42"));
 	assert_int_equal(load(&conf, *state, "[ebbd]\ncontrol_socket = /run/ebb/ebbd.sock\n"),
 			 -EINVAL);
 	assert_non_null(strstr(said, "are the same path"));

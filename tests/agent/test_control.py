@@ -134,7 +134,49 @@ def test_set(ebbd):
         assert ebbd.show("web")["mode_wanted"] == word
     assert ebbd.ctl_json("set", "web", "mode", "lazy") == dict(name="web", key="mode", value="lazy")
     assert "write lazy, eager" in ebbd.ctl("set", "web", "mode", "lasy", status=1).stderr
-    assert "there is mode, weight, and page-tables" in ebbd.ctl("set", "web", "colour", "red", status=1).stderr
+    failed = ebbd.ctl("set", "web", "colour", "red", status=1)
+    assert "there are mode, weight, page-tables and merge" in failed.stderr
+
+
+def test_set_merge(ebbd):
+    """What KSM may merge: told to those who know of it, kept over a restart, shown."""
+    guest, old = ebbd.guest(b"web", low=1, high=3), ebbd.guest(b"old", low=1, high=2)
+    for word, number in [("hinted", wire.MERGE_HINTED), ("all", wire.MERGE_ALL),
+                         ("off", wire.MERGE_OFF), ("keep", wire.MERGE_KEEP)]:
+        ebbd.ctl("set", "web", "merge", word)
+        assert guest.expect(wire.Merge) == wire.Merge(number)
+        assert ebbd.show("web")["merge_wanted"] == word
+    assert ebbd.ctl_json("set", "web", "merge", "hinted") == dict(name="web", key="merge",
+                                                                  value="hinted")
+    assert guest.expect(wire.Merge) == wire.Merge(wire.MERGE_HINTED)
+    assert "off, hinted, all or keep" in ebbd.ctl("set", "web", "merge", "lazy", status=1).stderr
+    assert json.loads(ebbd.state.read_text())["guests"] == {"web": {"merge": "hinted"}}
+    # It would be refused as unknown.
+    ebbd.ctl("set", "old", "merge", "all")
+    ebbd.ctl("set", "old", "mode", "off")
+    assert old.expect(wire.Policy) == wire.Policy(wire.OFF, wire.PLENTY)
+    ebbd.ctl("set", "web", "merge", "default")
+    assert guest.expect(wire.Merge) == wire.Merge(wire.MERGE_KEEP)
+    assert ebbd.show("web")["mode_wanted"] == "keep"
+
+
+def test_merge_state_is_shown(ebbd):
+    guest = ebbd.guest(b"web", low=1, high=3)
+    assert ebbd.show("web")["merge"] is None
+    guest.send(wire.merge_state(wire.MERGE_HINTED, wire.MERGE_FULL,
+                                [8 * MIB, 6 * MIB, 4, 3, 2, 1, 900, 500], [7 * MIB, 5 * MIB, 9, 77]))
+    wait_for("the figures", lambda: ebbd.show("web")["merge"])
+    shown = ebbd.show("web")["merge"]
+    assert shown["mode"] == "hinted" and shown["full"] is True and shown["whole"] is False
+    assert (shown["hinted_bytes"], shown["marked_bytes"], shown["areas"]) == (8 * MIB, 6 * MIB, 4)
+    assert (shown["marks"], shown["unmarks"], shown["failures"]) == (3, 2, 1)
+    assert (shown["usec"], shown["longest_usec"]) == (900, 500)
+    assert (shown["guest_hinted_bytes"], shown["guest_cache_bytes"]) == (7 * MIB, 5 * MIB)
+    assert (shown["guest_passes"], shown["guest_usec"]) == (9, 77)
+    text = ebbd.ctl("show", "web").stdout
+    assert "merging: hinted (wanted: keep), no more areas" in text
+    guest.send(wire.merge_state(mode=4))
+    assert "value without meaning" in guest.expect_refused()
 
 
 def test_set_weight(ebbd):
@@ -163,7 +205,8 @@ GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wan
               "held_bytes", "huge_bytes", "memory_age_msec", "page_table_bytes",
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
               "release_under_way", "last_release", "content", "purge_under_way", "last_purge",
-              "tables", "page_tables_wanted", "collect_under_way", "last_collect"}
+              "tables", "page_tables_wanted", "collect_under_way", "last_collect",
+              "merge_wanted", "merge"}
 
 
 def test_list_and_show(ebbd):

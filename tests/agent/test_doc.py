@@ -17,6 +17,7 @@ MESSAGES = {
     "CONTENT": wire.content(),
     "COLLECT": wire.message(wire.COLLECT, bytes(8)), "COLLECT_DONE": wire.collect_done(1),
     "TABLES": wire.tables(), "TABLES_POLICY": wire.message(wire.TABLES_POLICY, bytes(24)),
+    "MERGE": wire.message(wire.MERGE, bytes(8)), "MERGE_STATE": wire.merge_state(),
 }
 
 

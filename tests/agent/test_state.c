@@ -35,6 +35,11 @@ static void test_survives(void **state)
 	assert_int_equal(state_set(&one, "web1", EBB_MODE_EAGER), 0);
 	state_unset(&one, "gone");
 	state_unset(&one, "never-there");
+	state_unset_merge(&one, "never-there");
+	assert_int_equal(state_set_merge(&one, "web1", EBB_MERGE_HINTED), 0);
+	assert_int_equal(state_set_merge(&one, "merged", EBB_MERGE_ALL), 0);
+	assert_int_equal(state_set_merge(&one, "gone", EBB_MERGE_ALL), 0);
+	state_unset_merge(&one, "gone");
 	assert_int_equal(state_set_weight(&one, "web1", 200), 0);
 	assert_int_equal(state_set_weight(&one, "heavy", POLICY_WEIGHT_MAX), 0);
 	assert_int_equal(state_set_tables(&one, "web1", EBB_TABLES_OFF), 0);
@@ -48,7 +53,7 @@ static void test_survives(void **state)
 	assert_int_equal(state_save(&one, path), 0);
 
 	assert_int_equal(state_load(&two, path), 0);
-	assert_int_equal(two.nr_entries, 4);
+	assert_int_equal(two.nr_entries, 5);
 	assert_int_equal(state_get_weight(&two, "web1"), 200);
 	assert_int_equal(state_get_weight(&two, "heavy"), POLICY_WEIGHT_MAX);
 	assert_int_equal(state_get_weight(&two, "we\"ird\\"), 0);
@@ -62,6 +67,12 @@ static void test_survives(void **state)
 	assert_int_equal(mode, EBB_TABLES_BACKGROUND);
 	assert_true(state_get(&two, "web1", &mode));
 	assert_int_equal(mode, EBB_MODE_EAGER);
+	assert_true(state_get_merge(&two, "web1", &mode));
+	assert_int_equal(mode, EBB_MERGE_HINTED);
+	assert_true(state_get_merge(&two, "merged", &mode));
+	assert_int_equal(mode, EBB_MERGE_ALL);
+	assert_false(state_get(&two, "merged", &mode));
+	assert_false(state_get_merge(&two, "we\"ird\\", &mode));
 	assert_true(state_get(&two, "we\"ird\\", &mode));
 	assert_int_equal(mode, EBB_MODE_OFF);
 	assert_false(state_get(&two, "gone", &mode));
@@ -70,8 +81,10 @@ static void test_survives(void **state)
 	assert_false(state_get(&two, "web1", &mode));
 	assert_int_equal(state_get_weight(&two, "web1"), 200);
 	assert_int_equal(state_set_weight(&two, "web1", 0), 0);
-	assert_int_equal(two.nr_entries, 4);
+	assert_int_equal(two.nr_entries, 5);
 	state_unset_tables(&two, "web1");
+	state_unset_merge(&two, "web1");
+	state_unset_merge(&two, "merged");
 	assert_int_equal(two.nr_entries, 3);
 
 	/* For its owner only, and nothing is left beside it. */
@@ -101,6 +114,8 @@ static void test_bad_files(void **state)
 		"{\"version\":2,\"guests\":{}}",
 		"{\"version\":1,\"guests\":[]}",
 		"{\"version\":1,\"guests\":{\"a\":{}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"merge\":1}}}",
+		"{\"version\":1,\"guests\":{\"a\":{\"merge\":\"lazy\"}}}",
 		"{\"version\":1,\"guests\":{\"a\":\"lazy\"}}",
 		"{\"version\":1,\"guests\":{\"a\":{\"mode\":3}}}",
 		"{\"version\":1,\"guests\":{\"a\":{\"weight\":0}}}",

@@ -70,12 +70,14 @@ BAD = {
     "COLLECT": (wire.message(wire.COLLECT, struct.pack("<Q", 1)), "type is not known"),
     "TABLES before HELLO": (wire.tables(), "type is not known"),
     "PURGE": (wire.message(wire.PURGE, struct.pack("<QQ", 1, 1)), "type is not known"),
+    "MERGE": (wire.message(wire.MERGE, struct.pack("<LL", 1, 0)), "type is not known"),
     "SAMPLE before HELLO": (wire.sample(), "came before HELLO"),
     "RELEASE_DONE before HELLO": (wire.release_done(1), "came before HELLO"),
 }
 
 BAD_AFTER_HELLO = {
     "CONTENT in version 1": (wire.content(), "type is not known"),
+    "MERGE_STATE in version 1": (wire.merge_state(), "type is not known"),
     "PURGE_DONE in version 1": (wire.purge_done(1), "type is not known"),
     "TABLES in version 1": (wire.tables(), "type is not known"),
     "COLLECT_DONE in version 1": (wire.collect_done(1), "type is not known"),

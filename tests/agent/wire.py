@@ -7,6 +7,7 @@ import struct
 HELLO, WELCOME, SAMPLE, POLICY, RELEASE_DONE, RELEASE, REFUSE = 1, 2, 3, 4, 5, 6, 8
 PURGE_DONE, PURGE, CONTENT = 9, 10, 11  # from version 2 on
 TABLES_POLICY, COLLECT_DONE, COLLECT, TABLES = 16, 17, 18, 19  # from version 3 on
+MERGE, MERGE_STATE = 12, 13  # likewise
 FRONT_EBB, FRONT_BALLOON = 1, 2
 KEEP, OFF, LAZY, EAGER, AUTO = range(5)
 PLENTY, NEARING, SHORT = 1, 2, 3
@@ -19,6 +20,8 @@ COLLECT_NO_KERNEL = 19
 TABLES_CAN = 1
 TABLES_KEEP, TABLES_OFF, TABLES_ON_DEMAND, TABLES_BACKGROUND = range(4)
 CONTENT_HARDENED, CONTENT_GUEST = 1, 2
+MERGE_KEEP, MERGE_OFF, MERGE_HINTED, MERGE_ALL = range(4)
+MERGE_WHOLE, MERGE_FULL, MERGE_NO_KSM, MERGE_PENDING, MERGE_GUEST = 1, 2, 4, 8, 16
 S_TOTAL, S_FREE, S_AVAILABLE, S_CACHED, S_REPORTED, S_REUSED, S_OOM, S_FLAGS = range(1, 9)
 REASONS, STATS = 9, 9
 MIB = 1 << 20
@@ -75,6 +78,16 @@ def tables(flags=TABLES_CAN, mode=TABLES_ON_DEMAND, collections=0, counts=(0, 0,
                    **header)
 
 
+def merge_state(mode=MERGE_HINTED, flags=0, counters=(), guest=None, **header):
+    """counters: hinted, marked, areas, marks, unmarks, failures, usec, longest usec. guest:
+    hinted bytes, cache bytes, passes, usec."""
+    counters = list(counters) + [0] * (8 - len(counters))
+    if guest:
+        flags |= MERGE_GUEST
+    return message(MERGE_STATE, struct.pack("<LL12Q", flags, mode, *counters,
+                                            *(guest or (0, 0, 0, 0))), **header)
+
+
 @dataclasses.dataclass
 class Welcome:
     version: int
@@ -114,6 +127,11 @@ class Collect:
 
 
 @dataclasses.dataclass
+class Merge:
+    mode: int
+
+
+@dataclasses.dataclass
 class Refuse:
     text: str
 
@@ -140,6 +158,10 @@ def decode(packet):
         number, = struct.unpack("<Q", body)
         assert number != 0
         return Collect(number)
+    if kind == MERGE:
+        mode, zero = struct.unpack("<LL", body)
+        assert zero == 0
+        return Merge(mode)
     assert kind == REFUSE
     text, = struct.unpack("<128s", body)
     text, _, rest = text.partition(b"\0")

@@ -40,6 +40,10 @@ static void from_executor(const uint8_t *packet, size_t size, uint32_t version)
 	if (type == EBB_MSG_SAMPLE)
 		MUST(ebb_get_le32(&sample->mode) < EBB_MODE_MAX &&
 		     ebb_get_le32(&sample->stage) < EBB_STAGE_MAX);
+	if (type == EBB_MSG_MERGE_STATE)
+		MUST(ebb_get_le32(
+			     &((const struct ebb_msg_merge_state *)(const void *)packet)->mode) <
+		     EBB_MERGE_MAX);
 }
 
 static void from_agent(const uint8_t *packet, size_t size, uint32_t version)
@@ -58,6 +62,9 @@ static void from_agent(const uint8_t *packet, size_t size, uint32_t version)
 		     EBB_AGENT_SAMPLE_INTERVAL_MIN_MSEC);
 	if (type == EBB_MSG_POLICY)
 		MUST(ebb_get_le32(&policy->stage) && ebb_get_le32(&policy->mode) < EBB_MODE_MAX);
+	if (type == EBB_MSG_MERGE)
+		MUST(ebb_get_le32(&((const struct ebb_msg_merge *)(const void *)packet)->mode) <
+		     EBB_MERGE_MAX);
 	if (type == EBB_MSG_REFUSE)
 		must_be_text(refuse->text, sizeof(refuse->text));
 }
@@ -75,9 +82,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	packet = malloc(size + sizeof(hdr));
 	MUST(packet);
 	if (data[-1] < 200) {
-		uint32_t bytes = ebb_agent_msg_bytes((uint16_t)(data[-1] % 12));
+		uint32_t bytes = ebb_agent_msg_bytes((uint16_t)(data[-1] % 16));
 
-		ebb_put_le16(&hdr.type, (uint16_t)(data[-1] % 12));
+		ebb_put_le16(&hdr.type, (uint16_t)(data[-1] % 16));
 		if (bytes && size + sizeof(hdr) > bytes)
 			size = bytes - sizeof(hdr);
 		ebb_put_le32(&hdr.length_bytes, (uint32_t)(size + sizeof(hdr)));

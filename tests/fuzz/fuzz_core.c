@@ -476,11 +476,32 @@ static void collect(void)
 	MUST(ebb_executor_set_tables_mode(fuzz.executor, EBB_TABLES_OFF + next() % 3) == 0);
 }
 
+/* Refused is exactly what is not RAM; nothing is done to the content in any case. */
+static void hint(void)
+{
+	struct ebb_hint hints[3];
+	enum virtio_ebb_fault fault;
+	uint32_t i, nr = 1 + next() % 3;
+	uint64_t after = 0, page;
+	bool is_ram = true;
+
+	for (i = 0; i < nr; i++) {
+		hints[i].gpa = after + (uint64_t)next() * 8 * PAGE;
+		hints[i].bytes = (1 + (uint64_t)next() * 4) * PAGE;
+		hints[i].merge = next() % 3;
+		after = hints[i].gpa + hints[i].bytes;
+		for (page = hints[i].gpa / PAGE; page < after / PAGE; page++)
+			is_ram &= page < NR_PAGES && slot_of((uint32_t)page) != NULL;
+	}
+	MUST(ebb_executor_hint(fuzz.executor, hints, nr, &fault) == (is_ram ? 0 : -EPROTO));
+	MUST(is_ram || fault == VIRTIO_EBB_FAULT_NOT_RAM);
+}
+
 static void step(void)
 {
 	uint8_t what = next();
 
-	switch (what % 20) {
+	switch (what % 22) {
 	case 0:
 		add_slot(next() % NR_SLOTS);
 		break;
@@ -535,6 +556,12 @@ static void step(void)
 		break;
 	case 14:
 		collect();
+		break;
+	case 15:
+		MUST(ebb_executor_set_merge(fuzz.executor, next() % EBB_MERGE_MAX) == 0);
+		break;
+	case 16:
+		hint();
 		break;
 	default:
 		submit();

@@ -17,11 +17,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_entries(const struct virtio_ebb_req *req, const uint8_t *entries)
 {
 	uint32_t i, entry_bytes = virtio_ebb_entry_bytes(req->type);
+	uint64_t after = 0;
 
 	for (i = 0; entry_bytes && i < req->count; i++) {
 		const void *entry = entries + (size_t)i * entry_bytes;
 		__u64 gpa, bytes;
+		__u32 flags;
 
+		if (req->type == VIRTIO_EBB_REQ_HINT &&
+		    !virtio_ebb_check_hint(entry, after, &gpa, &bytes, &flags)) {
+			MUST(bytes && gpa % 4096 == 0 && bytes % 4096 == 0);
+			MUST(gpa + bytes > gpa && gpa >= after);
+			MUST((flags & ~1u) == 0);
+			after = gpa + bytes;
+		}
 		if (virtio_ebb_offers(req->type) && !virtio_ebb_check_range(entry, &gpa, &bytes)) {
 			MUST(bytes && gpa % 4096 == 0 && bytes % 4096 == 0);
 			MUST(gpa + bytes > gpa);
@@ -41,7 +50,7 @@ static void check_request(const uint8_t *bytes, size_t size, uint32_t writable_b
 		return;
 	MUST(size >= sizeof(struct virtio_ebb_req_hdr));
 	MUST(virtio_ebb_resp_bytes(&req) <= writable_bytes);
-	if (virtio_ebb_offers(req.type))
+	if (virtio_ebb_offers(req.type) || req.type == VIRTIO_EBB_REQ_HINT)
 		MUST(req.count && req.count <= max_ranges);
 	/* Reads exactly what the check has said is there. */
 	check_entries(&req, bytes + sizeof(struct virtio_ebb_req_hdr));

@@ -5,8 +5,10 @@ COLLECT = "vmm/core/collect.c"
 CONTENT = "vmm/core/content.c"
 EXECUTOR = "vmm/core/executor.c"
 FLIGHTS = "vmm/core/flights.c"
+HINTS = "vmm/core/hints.c"
 KSM = "vmm/core/ksm.c"
 LINK = "vmm/core/link.c"
+MERGE = "vmm/core/merge.c"
 MEMOPS = "vmm/core/memops.c"
 RAM_MAP = "vmm/core/ram_map.c"
 SPANS = "vmm/core/spans.c"
@@ -68,7 +70,7 @@ CORE = [
         (MEMOPS, "\tif (work.action == EBB_ACTION_LAZY)\n\t\tebb_ksm_before_free(executor);\n", "")],
      ["unit ksm"]),
     ("2", "nobody looks after a mark", [
-        (KSM, "if (!ksm->pages && ebb_ksm_ask(ksm).pages)", "if (0)")],
+        (KSM, "if (!executor->merge.ever && !ksm->pages && ebb_ksm_ask(ksm).pages)", "if (0)")],
      ["unit ksm"]),
     ("2", "what the kernel does not tell is taken for no", [
         (KSM, "ret || region->found_bytes < region->desc.size_bytes ||", "")],
@@ -80,9 +82,36 @@ CORE = [
         (KSM, "\telse\n\t\tksm->doubt = true;\n}", "}")],
      ["unit ksm"]),
     ("2", "a discard cleans a block that is still mergeable", [
-        (MEMOPS, "if ((*state & EBB_BLOCK_KSM) && !region->mergeable && "
-         "!work->executor->ksm.doubt) {", "if (*state & EBB_BLOCK_KSM) {")],
+        (MEMOPS, "!(*state & EBB_BLOCK_MERGE) && !region->mergeable &&\n"
+         "\t\t    !work->executor->ksm.doubt) {", "!(*state & EBB_BLOCK_MERGE)) {")],
      ["unit memops"]),
+    ("2", "a discard cleans a block that we have marked mergeable", [
+        (MEMOPS, "if ((*state & EBB_BLOCK_KSM) && !(*state & EBB_BLOCK_MERGE) && !region",
+         "if ((*state & EBB_BLOCK_KSM) && !region")],
+     ["unit merge"]),
+    ("2", "what we mark mergeable does not count as KSM's", [
+        (MERGE, "\tset_ksm(pass->executor, region, first, end, true);\n", "")],
+     ["unit merge"]),
+    ("2", "what was not taken back counts as taken back", [
+        (MERGE, "\t\tsay_failed(pass, \"madvise(MADV_UNMERGEABLE)\", -ret);\n\t\treturn;\n\t}\n"
+         "\tset_mark", "\t\tsay_failed(pass, \"madvise(MADV_UNMERGEABLE)\", -ret);\n\t}\n\tset_mark")],
+     ["unit merge"]),
+    ("2", "the VMM's own switch is not seen", [
+        (KSM, "if (!ebb_ksm_vmm_merges(region) || region->look_pending ||", "if (1 ||")],
+     ["unit merge"]),
+    ("2, 3", "volatile content is made mergeable", [
+        (MERGE, "if (region->blocks[block] & EBB_BLOCK_CONTENT)", "if (0)")],
+     ["unit merge"]),
+    ("7", "hints outside of RAM are taken", [
+        (HINTS, "if (ebb_ram_map_covers(&executor->map, hints[i].gpa, hints[i].bytes) == -ENOENT)",
+         "if (0)")],
+     ["unit merge"]),
+    ("11", "a region that goes leaves its marks", [
+        (EXECUTOR, "\tebb_merge_drop_region(region);\n", "")],
+     ["unit merge"]),
+    ("12", "marks change while the host is short", [
+        (MERGE, "\tif (stage == EBB_STAGE_SHORT)\n", "\tif (0)\n")],
+     ["unit merge"]),
     ("2, 11", "a new region is taken for clean", [
         (RAM_MAP, "\t\tregion->look_pending = true;\n\t\tregion->mergeable = true;\n"
          "\t\tebb_region_set_ksm(region, true);\n", "")],

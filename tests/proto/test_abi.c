@@ -32,7 +32,9 @@ FIELD(virtio_ebb_config, block_bytes, 4);
 FIELD(virtio_ebb_config, max_ranges, 8);
 FIELD(virtio_ebb_config, reporting, 12);
 FIELD(virtio_ebb_config, reoffer_generation, 16);
-FIELD(virtio_ebb_config, reserved, 20);
+FIELD(virtio_ebb_config, hinting, 20);
+FIELD(virtio_ebb_config, hint_generation, 24);
+FIELD(virtio_ebb_config, reserved, 28);
 
 SIZE(virtio_ebb_req_hdr, 16);
 FIELD(virtio_ebb_req_hdr, type, 0);
@@ -43,6 +45,12 @@ FIELD(virtio_ebb_req_hdr, command_id, 8);
 SIZE(virtio_ebb_range, 16);
 FIELD(virtio_ebb_range, gpa, 0);
 FIELD(virtio_ebb_range, bytes, 8);
+
+SIZE(virtio_ebb_hint, 24);
+FIELD(virtio_ebb_hint, gpa, 0);
+FIELD(virtio_ebb_hint, bytes, 8);
+FIELD(virtio_ebb_hint, flags, 16);
+FIELD(virtio_ebb_hint, reserved, 20);
 
 SIZE(virtio_ebb_resp_hdr, 8);
 FIELD(virtio_ebb_resp_hdr, status, 0);
@@ -150,6 +158,26 @@ FIELD(ebb_msg_content, notices, 40);
 FIELD(ebb_msg_content, guest_volatile_bytes, 48);
 FIELD(ebb_msg_content, guest_taken_whole_pages, 56);
 FIELD(ebb_msg_content, guest_taken_purged_pages, 64);
+
+SIZE(ebb_msg_merge, 16);
+FIELD(ebb_msg_merge, mode, 8);
+FIELD(ebb_msg_merge, reserved, 12);
+
+SIZE(ebb_msg_merge_state, 112);
+FIELD(ebb_msg_merge_state, flags, 8);
+FIELD(ebb_msg_merge_state, mode, 12);
+FIELD(ebb_msg_merge_state, hinted_bytes, 16);
+FIELD(ebb_msg_merge_state, marked_bytes, 24);
+FIELD(ebb_msg_merge_state, areas, 32);
+FIELD(ebb_msg_merge_state, marks, 40);
+FIELD(ebb_msg_merge_state, unmarks, 48);
+FIELD(ebb_msg_merge_state, failures, 56);
+FIELD(ebb_msg_merge_state, usec, 64);
+FIELD(ebb_msg_merge_state, longest_usec, 72);
+FIELD(ebb_msg_merge_state, guest_hinted_bytes, 80);
+FIELD(ebb_msg_merge_state, guest_cache_bytes, 88);
+FIELD(ebb_msg_merge_state, guest_passes, 96);
+FIELD(ebb_msg_merge_state, guest_usec, 104);
 
 CHECK(sizeof(struct ebb_msg_sample) <= EBB_AGENT_MAX_BYTES);
 

@@ -29,6 +29,8 @@ static union {
 	struct ebb_msg_collect_done collect_done;
 	struct ebb_msg_tables tables;
 	struct ebb_msg_tables_policy tables_policy;
+	struct ebb_msg_merge merge;
+	struct ebb_msg_merge_state merge_state;
 	uint8_t bytes[EBB_AGENT_MAX_BYTES];
 } msg;
 
@@ -36,7 +38,7 @@ static const uint16_t types[] = {
 	EBB_MSG_HELLO,	      EBB_MSG_WELCOME,	     EBB_MSG_SAMPLE,  EBB_MSG_POLICY,
 	EBB_MSG_RELEASE,      EBB_MSG_RELEASE_DONE,  EBB_MSG_REFUSE,  EBB_MSG_PURGE_DONE,
 	EBB_MSG_PURGE,	      EBB_MSG_CONTENT,	     EBB_MSG_COLLECT, EBB_MSG_TABLES,
-	EBB_MSG_COLLECT_DONE, EBB_MSG_TABLES_POLICY,
+	EBB_MSG_COLLECT_DONE, EBB_MSG_TABLES_POLICY, EBB_MSG_MERGE,   EBB_MSG_MERGE_STATE,
 };
 #define LATEST	 3
 #define NR_TYPES (sizeof(types) / sizeof(types[0]))
@@ -98,6 +100,13 @@ static void make(uint16_t type)
 	case EBB_MSG_TABLES:
 		ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK);
 		ebb_put_le32(&msg.tables.mode, EBB_TABLES_BACKGROUND);
+		break;
+	case EBB_MSG_MERGE:
+		ebb_put_le32(&msg.merge.mode, EBB_MERGE_ALL);
+		break;
+	case EBB_MSG_MERGE_STATE:
+		ebb_put_le32(&msg.merge_state.flags, EBB_MERGE_F_MASK);
+		ebb_put_le32(&msg.merge_state.mode, EBB_MERGE_HINTED);
 		break;
 	}
 }
@@ -202,6 +211,13 @@ static void values(void **state)
 	       EBB_AGENT_FAULT_RESERVED);
 	SPOILT(EBB_MSG_CONTENT, ebb_put_le32(&msg.content.flags, 4), EBB_AGENT_FAULT_RESERVED);
 	SPOILT(EBB_MSG_CONTENT, ebb_put_le32(&msg.content.reserved, 1), EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_MERGE, ebb_put_le32(&msg.merge.mode, EBB_MERGE_MAX), EBB_AGENT_FAULT_VALUE);
+	SPOILT(EBB_MSG_MERGE, ebb_put_le32(&msg.merge.mode, EBB_MERGE_KEEP), EBB_AGENT_FAULT_NONE);
+	SPOILT(EBB_MSG_MERGE, ebb_put_le32(&msg.merge.reserved, 1), EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_MERGE_STATE, ebb_put_le32(&msg.merge_state.flags, EBB_MERGE_F_MASK + 1),
+	       EBB_AGENT_FAULT_RESERVED);
+	SPOILT(EBB_MSG_MERGE_STATE, ebb_put_le32(&msg.merge_state.mode, EBB_MERGE_MAX),
+	       EBB_AGENT_FAULT_VALUE);
 }
 
 static void collections(void **state)
@@ -250,6 +266,8 @@ static void versions(void **state)
 	}
 	assert_int_equal(ebb_agent_msg_version(EBB_MSG_CONTENT), 2);
 	assert_int_equal(ebb_agent_msg_version(EBB_MSG_COLLECT), 3);
+	assert_int_equal(ebb_agent_msg_version(EBB_MSG_MERGE), 3);
+	assert_int_equal(ebb_agent_msg_version(EBB_MSG_MERGE_STATE), 3);
 }
 
 static void texts(void **state)

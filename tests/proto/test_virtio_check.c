@@ -116,6 +116,44 @@ static void ranges(void **state)
 	assert_int_equal(check_range(4096, UINT64_MAX - 4095), VIRTIO_EBB_FAULT_WRAP);
 }
 
+static enum virtio_ebb_fault check_hint(uint64_t after, uint64_t gpa, uint64_t bytes,
+					uint32_t flags)
+{
+	struct virtio_ebb_hint hint = { 0 };
+	__u64 gpa_out, bytes_out;
+	__u32 flags_out;
+
+	ebb_put_le64(&hint.gpa, gpa);
+	ebb_put_le64(&hint.bytes, bytes);
+	ebb_put_le32(&hint.flags, flags);
+	ebb_put_le32(&hint.reserved, 7); /* is ignored */
+	return virtio_ebb_check_hint(&hint, after, &gpa_out, &bytes_out, &flags_out);
+}
+
+static void hints(void **state)
+{
+	const uint32_t merge = VIRTIO_EBB_HINT_F_MERGE;
+
+	assert_int_equal(check_hint(0, 0, 2 << 20, merge), 0);
+	assert_int_equal(check_hint(0, 0, 2 << 20, 0), 0);
+	assert_int_equal(check_hint(0, 0, 2 << 20, 2), VIRTIO_EBB_FAULT_VALUE);
+	assert_int_equal(check_hint(0, 0, 2 << 20, 0x80000001), VIRTIO_EBB_FAULT_VALUE);
+	assert_int_equal(check_hint(0, 4096, 0, merge), VIRTIO_EBB_FAULT_EMPTY);
+	assert_int_equal(check_hint(0, 2048, 4096, merge), VIRTIO_EBB_FAULT_ALIGN);
+	assert_int_equal(check_hint(0, 4096, 4097, merge), VIRTIO_EBB_FAULT_ALIGN);
+	assert_int_equal(check_hint(0, -4096ull, 8192, merge), VIRTIO_EBB_FAULT_WRAP);
+	assert_int_equal(check_hint(8192, 8192, 4096, merge), 0);
+	assert_int_equal(check_hint(8192, 4096, 4096, 0), VIRTIO_EBB_FAULT_OVERLAP);
+	assert_int_equal(check_req(VIRTIO_EBB_REQ_HINT, 32, 0, HDR + 32 * 24, RESP), 0);
+	assert_int_equal(check_req(VIRTIO_EBB_REQ_HINT, 33, 0, HDR + 33 * 24, RESP),
+			 VIRTIO_EBB_FAULT_COUNT);
+	assert_int_equal(check_req(VIRTIO_EBB_REQ_HINT, 2, 0, HDR + 2 * RANGE, RESP),
+			 VIRTIO_EBB_FAULT_LENGTH);
+	assert_int_equal(check_req(VIRTIO_EBB_REQ_HINT, 1, 0, HDR + 24, RESP - 1),
+			 VIRTIO_EBB_FAULT_ROOM);
+	assert_false(virtio_ebb_offers(VIRTIO_EBB_REQ_HINT));
+}
+
 static void configurations(void **state)
 {
 	assert_int_equal(virtio_ebb_check_config(4096, 2 << 20, 32), 0);
@@ -243,6 +281,7 @@ int main(void)
 		cmocka_unit_test(bytes_on_the_wire),
 		cmocka_unit_test(requests),
 		cmocka_unit_test(ranges),
+		cmocka_unit_test(hints),
 		cmocka_unit_test(configurations),
 		cmocka_unit_test(answers),
 		cmocka_unit_test(commands),

@@ -31,7 +31,9 @@ static struct {
 	int fail_error;
 	void (*hook)(void *opaque, int advice);
 	void *hook_opaque;
-} witness = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	void (*watch)(uint64_t offset, uint64_t bytes, int advice);
+	pthread_mutex_t watch_lock; /* around a call and its watch */
+} witness = { .lock = PTHREAD_MUTEX_INITIALIZER, .watch_lock = PTHREAD_MUTEX_INITIALIZER };
 
 int __real_madvise(void *addr, size_t length, int advice);
 int __wrap_madvise(void *addr, size_t length, int advice);
@@ -211,6 +213,20 @@ static int record(void *addr, size_t length, int advice)
 	return index;
 }
 
+static int call(void *addr, size_t length, int advice, int index)
+{
+	int ret;
+
+	if (!witness.watch)
+		return __real_madvise(addr, length, advice);
+	pthread_mutex_lock(&witness.watch_lock);
+	ret = __real_madvise(addr, length, advice);
+	if (ret == 0)
+		witness.watch(witness.advices[index].offset, length, advice);
+	pthread_mutex_unlock(&witness.watch_lock);
+	return ret;
+}
+
 int __wrap_madvise(void *addr, size_t length, int advice)
 {
 	int index = record(addr, length, advice), ret, error = 0;
@@ -227,7 +243,7 @@ int __wrap_madvise(void *addr, size_t length, int advice)
 	pthread_mutex_unlock(&witness.lock);
 	if (hook)
 		hook(opaque, advice);
-	ret = error ? -1 : __real_madvise(addr, length, advice);
+	ret = error ? -1 : call(addr, length, advice, index);
 	if (ret < 0 && !error)
 		error = errno;
 	pthread_mutex_lock(&witness.lock);
@@ -244,6 +260,7 @@ void witness_reset(void)
 	witness.breaches = 0;
 	witness.fail_error = 0;
 	witness.hook = NULL;
+	witness.watch = NULL;
 	pthread_mutex_unlock(&witness.lock);
 }
 
@@ -287,4 +304,10 @@ void witness_hook(void (*hook)(void *opaque, int advice), void *opaque)
 	witness.hook = hook;
 	witness.hook_opaque = opaque;
 	pthread_mutex_unlock(&witness.lock);
+}
+
+/* While no call is made. */
+void witness_watch(void (*watch)(uint64_t offset, uint64_t bytes, int advice))
+{
+	witness.watch = watch;
 }

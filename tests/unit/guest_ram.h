@@ -66,5 +66,7 @@ unsigned int witness_breaches(void);
 void witness_fail(int advice, int error);
 /* Called before each recorded call is made. */
 void witness_hook(void (*hook)(void *opaque, int advice), void *opaque);
+/* Called after each recorded call that succeeded, in the order in which they were made. */
+void witness_watch(void (*watch)(uint64_t offset, uint64_t bytes, int advice));
 
 #endif /* EBB_TEST_GUEST_RAM_H */

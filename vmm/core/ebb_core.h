@@ -51,6 +51,12 @@ struct ebb_region_desc {
 	enum ebb_backing backing;
 	const char *why; /* REFUSED: words for people, static storage; else NULL */
 	void *opaque;	 /* given to ebb_vmm_ops.discard */
+	/*
+	 * Where the VMM keeps whether it has made this memory mergeable, or NULL if it never does
+	 * so later on. Set after the memory was. The executor clears it before it undoes that.
+	 * Atomic; stays as long as the region.
+	 */
+	bool *vmm_merges;
 };
 
 /* One offered range and, after execution, its verdict. */
@@ -86,6 +92,32 @@ struct ebb_guest_stats {
 struct ebb_guidance {
 	uint32_t reporting;	     /* VIRTIO_EBB_REPORTING_* */
 	uint32_t reoffer_generation; /* grows when all is to be offered anew */
+	uint32_t hinting;	     /* VIRTIO_EBB_HINTING_* */
+	uint32_t hint_generation;    /* grows when all is to be hinted anew */
+};
+
+/* Memory that is in use: worth merging, or not any more. */
+struct ebb_hint {
+	uint64_t gpa;
+	uint64_t bytes;
+	bool merge;
+};
+
+/* Merging by KSM, see struct ebb_msg_merge_state. */
+struct ebb_merge_status {
+	uint32_t mode; /* in force, EBB_MERGE_* */
+	bool whole;    /* RAM is mergeable that we have not marked */
+	bool full;
+	bool no_ksm;
+	bool pending;
+	uint64_t hinted_bytes;
+	uint64_t marked_bytes;
+	uint64_t areas;
+	uint64_t marks;
+	uint64_t unmarks;
+	uint64_t failures;
+	uint64_t nsec;
+	uint64_t longest_nsec;
 };
 
 /* Blocks whose page tables are there and seem to be empty. */
@@ -125,6 +157,11 @@ struct ebb_vmm_ops {
 	void (*want_stats)(void *vmm);
 	/* There are notices: ebb_executor_take_notice() gives them to any thread. May be NULL. */
 	void (*purged)(void *vmm);
+	/*
+	 * What the VMM had made mergeable of a region (vmm_merges) is undone: do the same with what
+	 * belongs to the same memory and is in no region. May be NULL.
+	 */
+	void (*merge_undone)(void *vmm);
 	/* One line for people; level is that of syslog(3). May be NULL. */
 	void (*log)(void *vmm, int level, const char *line);
 };
@@ -136,6 +173,7 @@ struct ebb_executor_config {
 	uint32_t mode;		/* EBB_MODE_*, not KEEP */
 	uint32_t tables_mode;	/* EBB_TABLES_*; 0: ON_DEMAND */
 	uint32_t tables_way;	/* enum ebb_tables_way; 0: what the kernel is found to do */
+	uint32_t merge;		/* EBB_MERGE_*; KEEP: mergeable is what the VMM has made so */
 };
 
 /* Counters since creation; see struct ebb_msg_sample for their meaning. */
@@ -171,7 +209,7 @@ struct ebb_status {
 	bool driver; /* as told by ebb_executor_set_driver() */
 	bool broken;
 	bool inhibited; /* the last discard_begin refused */
-	bool mergeable; /* some RAM may hold KSM pages (rule 2) */
+	bool mergeable; /* RAM may hold KSM pages that we have not marked (rule 2) */
 	bool connected; /* to ebbd */
 	bool hardened;	/* nothing with content is marked now */
 	uint32_t mode;	/* in force */
@@ -184,6 +222,7 @@ struct ebb_status {
 	uint64_t skipped_ram_bytes;   /* whose page tables are left alone for its backing */
 	uint64_t content_block_bytes; /* of blocks that may hold volatile content */
 	const char *refused_why;      /* of one such region, or NULL */
+	struct ebb_merge_status merge;
 };
 
 /*
@@ -274,6 +313,16 @@ void ebb_executor_set_driver(struct ebb_executor *executor, bool present);
 
 /* The operator's mode for this guest; ebbd's word, unless KEEP, goes before it. */
 int ebb_executor_set_mode(struct ebb_executor *executor, uint32_t mode);
+
+/* What KSM may merge, by the operator's word; ebbd's word, unless KEEP, goes before it. */
+int ebb_executor_set_merge(struct ebb_executor *executor, uint32_t merge);
+
+/*
+ * The guest's hints, checked as virtio_ebb_check_hint() does. Nothing is done to the memory
+ * before this returns. -EPROTO: not RAM, *fault says so; none is taken, and it is counted here.
+ */
+int ebb_executor_hint(struct ebb_executor *executor, const struct ebb_hint *hints, uint32_t nr,
+		      enum virtio_ebb_fault *fault);
 
 /* After an incoming migration or loadvm: marks are lost, ask for all anew (rule 3). */
 void ebb_executor_reoffer(struct ebb_executor *executor);

@@ -58,8 +58,7 @@ struct ebb_region *ebb_executor_region_at(struct ebb_executor *executor, uint64_
 	return region;
 }
 
-/* Make the thread look at what changed. */
-static void wake(struct ebb_executor *executor)
+void ebb_executor_wake(struct ebb_executor *executor)
 {
 	uint64_t one = 1;
 	bool sleeping;
@@ -117,6 +116,13 @@ static bool look_is_due(const struct ebb_executor *executor)
 	       executor->release.state == EBB_RELEASE_NONE;
 }
 
+/* Lock held. */
+static bool merge_is_due(const struct ebb_executor *executor)
+{
+	return executor->merge.pending && !executor->look_pending &&
+	       ebb_now_nsec() >= executor->merge.next_nsec;
+}
+
 /* Is there work that needs no file descriptor? If not, the thread counts as asleep. */
 static bool go_to_sleep(struct ebb_executor *executor)
 {
@@ -126,7 +132,7 @@ static bool go_to_sleep(struct ebb_executor *executor)
 	asleep = !executor->queue_head && !executor->purge.active && !executor->guide_pending &&
 		 executor->collect.state != EBB_COLLECT_WANTED &&
 		 executor->collect.state != EBB_COLLECT_ANSWERED && !executor->stop &&
-		 !look_is_due(executor) && !executor->link.done_new &&
+		 !merge_is_due(executor) && !look_is_due(executor) && !executor->link.done_new &&
 		 executor->content.harden_wanted == executor->content.harden_done &&
 		 executor->release.state != EBB_RELEASE_WANTED;
 	executor->sleeping = asleep;
@@ -208,6 +214,12 @@ static bool should_stop(struct ebb_executor *executor)
 	return stop;
 }
 
+static uint64_t earliest(uint64_t a, uint64_t b, uint64_t c)
+{
+	a = a < b ? a : b;
+	return a < c ? a : c;
+}
+
 static void *thread_main(void *opaque)
 {
 	struct ebb_executor *executor = opaque;
@@ -223,13 +235,13 @@ static void *thread_main(void *opaque)
 		ebb_link_work(executor, readable);
 		ebb_release_ask(executor);
 		tick_nsec = tick(executor, tick_nsec);
+		ebb_merge_work(executor);
 		ebb_content_tell(executor);
 		pass_nsec = ebb_collect_plan(executor);
-		deadline_nsec = ebb_link_deadline_nsec(&executor->link);
+		deadline_nsec = earliest(ebb_link_deadline_nsec(&executor->link), tick_nsec,
+					 ebb_merge_deadline_nsec(executor));
 		if (pass_nsec < deadline_nsec)
 			deadline_nsec = pass_nsec;
-		if (tick_nsec < deadline_nsec)
-			deadline_nsec = tick_nsec;
 		readable = wait_for_work(executor, deadline_nsec);
 	}
 	return NULL;
@@ -293,7 +305,7 @@ static bool config_is_valid(const struct ebb_executor_config *config)
 	return ebb_agent_check_text(name, sizeof(name), 1) == EBB_AGENT_FAULT_NONE &&
 	       (config->front == EBB_FRONT_EBB || config->front == EBB_FRONT_BALLOON) &&
 	       config->mode > EBB_MODE_KEEP && config->mode < EBB_MODE_MAX &&
-	       config->tables_mode < EBB_TABLES_MAX;
+	       config->tables_mode < EBB_TABLES_MAX && config->merge < EBB_MERGE_MAX;
 }
 
 /* Everything that the way of a batch needs is allocated here (rule 12). */
@@ -343,6 +355,9 @@ int ebb_executor_new(struct ebb_executor **ret, const struct ebb_executor_config
 	};
 	executor->can_free = kernel_has_free();
 	ebb_executor_policy_changed(executor, NULL);
+	executor->merge.operator_mode = config->merge;
+	executor->merge.agent_mode = EBB_MERGE_KEEP;
+	ebb_merge_mode_changed(executor, EBB_MERGE_KEEP);
 	executor->guide_pending = false;
 	pthread_mutex_init(&executor->lock, NULL);
 	pthread_cond_init(&executor->idle, NULL);
@@ -379,7 +394,7 @@ void ebb_executor_free(struct ebb_executor *executor)
 	drain(executor);
 	executor->stop = true;
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 	pthread_join(executor->thread, NULL);
 	dispose(executor);
 }
@@ -397,13 +412,14 @@ int ebb_executor_region_add(struct ebb_executor *executor, const struct ebb_regi
 	ret = ebb_ram_map_insert(&executor->map, region, &spare, capacity);
 	if (!ret && region->look_pending)
 		executor->look_pending = true;
+	executor->merge.pending |= ebb_merge_mode(&executor->merge) != EBB_MERGE_KEEP;
 	pthread_mutex_unlock(&executor->lock);
 	free(spare);
 	if (ret) {
 		ebb_region_free(region);
 		return ret;
 	}
-	wake(executor);
+	ebb_executor_wake(executor);
 	return 0;
 }
 
@@ -425,6 +441,7 @@ int ebb_executor_region_remove(struct ebb_executor *executor, uint64_t start_gpa
 		pthread_cond_wait(&executor->idle, &executor->lock);
 	ebb_ram_map_take_out(&executor->map, region);
 	pthread_mutex_unlock(&executor->lock);
+	ebb_merge_drop_region(region);
 	ebb_region_free(region);
 	return 0;
 }
@@ -438,7 +455,7 @@ int ebb_executor_submit(struct ebb_executor *executor, struct ebb_batch *batch,
 	ret = ebb_flights_enqueue(executor, batch, fault);
 	pthread_mutex_unlock(&executor->lock);
 	if (!ret)
-		wake(executor);
+		ebb_executor_wake(executor);
 	return ret;
 }
 
@@ -482,7 +499,7 @@ static int harden(struct ebb_executor *executor)
 	uint64_t ticket = ++content->harden_wanted;
 
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 	pthread_mutex_lock(&executor->lock);
 	while (content->harden_done < ticket)
 		pthread_cond_wait(&executor->idle, &executor->lock);
@@ -522,7 +539,7 @@ void ebb_executor_unharden(struct ebb_executor *executor)
 		executor->guide_pending = true;
 	}
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 int ebb_executor_purge(struct ebb_executor *executor, uint64_t bytes)
@@ -535,7 +552,7 @@ int ebb_executor_purge(struct ebb_executor *executor, uint64_t bytes)
 	ret = ebb_purge_start(executor, 0, bytes);
 	pthread_mutex_unlock(&executor->lock);
 	if (!ret)
-		wake(executor);
+		ebb_executor_wake(executor);
 	return ret;
 }
 
@@ -566,6 +583,9 @@ void ebb_executor_reset(struct ebb_executor *executor)
 	/* What was offered before is not known any more: it is kept. */
 	harden(executor);
 	executor->content.notices.nr = 0;
+	/* Nor is what was hinted. The VMM may map memory anew, and mergeable, at a reset. */
+	ebb_merge_forget_hints(executor);
+	executor->ksm.look_wanted = true;
 	executor->status.driver = false;
 	executor->status.broken = false;
 	executor->status.guest_valid = false;
@@ -573,7 +593,7 @@ void ebb_executor_reset(struct ebb_executor *executor)
 	executor->policy.poison = false;
 	ebb_executor_policy_changed(executor, &old);
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 void ebb_executor_set_driver(struct ebb_executor *executor, bool present)
@@ -585,7 +605,7 @@ void ebb_executor_set_driver(struct ebb_executor *executor, bool present)
 	if (!present)
 		ebb_collect_answer(executor, EBB_RELEASE_NO_DRIVER);
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 int ebb_executor_set_mode(struct ebb_executor *executor, uint32_t mode)
@@ -599,7 +619,7 @@ int ebb_executor_set_mode(struct ebb_executor *executor, uint32_t mode)
 	executor->policy.operator_mode = mode;
 	ebb_executor_policy_changed(executor, &old);
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 	return 0;
 }
 
@@ -609,7 +629,7 @@ void ebb_executor_reoffer(struct ebb_executor *executor)
 	executor->status.guidance.reoffer_generation++;
 	executor->guide_pending = true;
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 void ebb_executor_set_poison(struct ebb_executor *executor, bool poison)
@@ -621,7 +641,7 @@ void ebb_executor_set_poison(struct ebb_executor *executor, bool poison)
 	executor->policy.poison = poison;
 	ebb_executor_policy_changed(executor, &old);
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 int ebb_executor_release(struct ebb_executor *executor, uint64_t bytes, uint32_t flags)
@@ -634,7 +654,7 @@ int ebb_executor_release(struct ebb_executor *executor, uint64_t bytes, uint32_t
 	ret = ebb_release_start(executor, 0, bytes, flags);
 	pthread_mutex_unlock(&executor->lock);
 	if (!ret)
-		wake(executor);
+		ebb_executor_wake(executor);
 	return ret;
 }
 
@@ -647,7 +667,7 @@ void ebb_executor_release_done(struct ebb_executor *executor, uint64_t id, uint3
 	else if (executor->collect.state == EBB_COLLECT_ACTIVE && executor->collect.id == id)
 		ebb_collect_answer(executor, status);
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 }
 
 int ebb_executor_set_tables_mode(struct ebb_executor *executor, uint32_t mode)
@@ -657,7 +677,7 @@ int ebb_executor_set_tables_mode(struct ebb_executor *executor, uint32_t mode)
 	pthread_mutex_lock(&executor->lock);
 	executor->tables_policy.operator_mode = mode;
 	pthread_mutex_unlock(&executor->lock);
-	wake(executor);
+	ebb_executor_wake(executor);
 	return 0;
 }
 
@@ -669,7 +689,7 @@ int ebb_executor_collect(struct ebb_executor *executor)
 	ret = ebb_collect_start(executor, 0);
 	pthread_mutex_unlock(&executor->lock);
 	if (!ret)
-		wake(executor);
+		ebb_executor_wake(executor);
 	return ret;
 }
 
@@ -684,8 +704,10 @@ void ebb_executor_guest_stats(struct ebb_executor *executor, const struct ebb_gu
 void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *status)
 {
 	uint32_t i;
+	bool ours;
 
 	pthread_mutex_lock(&executor->lock);
+	ours = executor->merge.ever;
 	*status = executor->status;
 	status->hardened = executor->content.harden_depth != 0;
 	status->tables_mode = ebb_policy_tables_mode(&executor->tables_policy);
@@ -694,7 +716,7 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 		const struct ebb_region *region = executor->map.regions[i];
 
 		status->ram_bytes += region->desc.size_bytes;
-		status->mergeable |= region->mergeable || region->nr_ksm_blocks;
+		status->mergeable |= region->mergeable || (!ours && region->nr_ksm_blocks);
 		status->content_block_bytes +=
 			EBB_BLOCK_BYTES *
 			__atomic_load_n(&region->nr_content_blocks, __ATOMIC_RELAXED);
@@ -706,5 +728,6 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 		status->refused_why =
 			region->locked ? "locked or special memory" : region->desc.why;
 	}
+	ebb_merge_status(executor, &status->merge);
 	pthread_mutex_unlock(&executor->lock);
 }

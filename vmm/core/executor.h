@@ -14,6 +14,7 @@
 #include "content.h"
 #include "ksm.h"
 #include "link.h"
+#include "merge.h"
 #include "policy.h"
 #include "ram_map.h"
 #include "scan.h"
@@ -153,10 +154,14 @@ struct ebb_executor {
 	struct ebb_content content; /* says itself who writes what */
 	struct ebb_tables tables;
 	struct ebb_pass pass;
-	bool marked; /* something was marked, at any time */
+	struct ebb_merge merge; /* says itself who writes what */
+	bool marked;		/* something was marked, at any time */
 };
 
 uint64_t ebb_now_nsec(void);
+
+/* Make the thread look at what changed. Without the lock. */
+void ebb_executor_wake(struct ebb_executor *executor);
 
 /* One line for the VMM's log; executor thread only, without the lock. */
 void ebb_log(struct ebb_executor *executor, int level, const char *format, ...)

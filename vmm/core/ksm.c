@@ -27,7 +27,8 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 
-#define LOOK_INTERVAL_NSEC NSEC_PER_SEC
+#define LOOK_INTERVAL_NSEC     NSEC_PER_SEC
+#define OWN_LOOK_INTERVAL_NSEC (10 * NSEC_PER_SEC)
 
 const struct ebb_ksm_paths ebb_ksm_kernel_paths = {
 	.stat = "/proc/self/ksm_stat",
@@ -195,7 +196,7 @@ static void look_at_area(void *opaque, const struct ebb_smaps_area *area)
 		low = area->start > low ? area->start : low;
 		high = area->end < high ? area->end : high;
 		region->found_bytes += high - low;
-		region->found_mergeable |= area->mergeable;
+		region->found_mergeable |= area->mergeable && !ebb_merge_is_ours(region, low, high);
 		region->found_locked |= area->locked;
 	}
 	pthread_mutex_unlock(&executor->lock);
@@ -218,6 +219,7 @@ static void begin_look(struct ebb_executor *executor)
 
 static void look(struct ebb_executor *executor)
 {
+	uint64_t start_nsec = ebb_now_nsec();
 	uint32_t i, nr_mergeable = 0, nr_locked = 0;
 	int ret;
 
@@ -239,8 +241,12 @@ static void look(struct ebb_executor *executor)
 		nr_locked += region->found_locked && !region->locked;
 		region->locked |= region->found_locked;
 	}
+	/* Where merging is off or by hint that is undone. */
+	if (nr_mergeable && ebb_merge_mode(&executor->merge) != EBB_MERGE_KEEP)
+		executor->merge.pending = true;
 	pthread_mutex_unlock(&executor->lock);
 	executor->ksm.look_nsec = ebb_now_nsec();
+	executor->ksm.look_took_nsec = executor->ksm.look_nsec - start_nsec;
 
 	if (ret)
 		ebb_log(executor, LOG_WARNING,
@@ -293,28 +299,83 @@ static void count_regions(struct ebb_executor *executor, uint32_t *nr_pending,
 	pthread_mutex_unlock(&executor->lock);
 }
 
+bool ebb_ksm_vmm_merges(const struct ebb_region *region)
+{
+	return region->desc.vmm_merges &&
+	       __atomic_load_n(region->desc.vmm_merges, __ATOMIC_ACQUIRE);
+}
+
+bool ebb_ksm_see_vmm_marks(struct ebb_executor *executor)
+{
+	bool seen = false;
+	uint32_t i;
+
+	pthread_mutex_lock(&executor->lock);
+	for (i = 0; i < executor->map.nr; i++) {
+		struct ebb_region *region = executor->map.regions[i];
+
+		if (!ebb_ksm_vmm_merges(region) || region->look_pending ||
+		    (region->mergeable && !region->undone_bytes &&
+		     region->nr_ksm_blocks == region->nr_blocks))
+			continue;
+		seen |= !region->mergeable;
+		region->mergeable = true;
+		region->undone_bytes = 0;
+		ebb_region_set_ksm(region, true);
+		/* Where merging is off or by hint it is undone. */
+		executor->merge.pending |= ebb_merge_mode(&executor->merge) != EBB_MERGE_KEEP;
+	}
+	pthread_mutex_unlock(&executor->lock);
+	return seen;
+}
+
+/*
+ * There are marks of ours, so that the kernel's short words tell nothing any more. Others come
+ * from nobody but the VMM: where it makes a region (that is looked at), at a reset (likewise),
+ * by its own switch (vmm_merges), or as a whole by prctl() (both are asked each time). It is
+ * looked at now and then nevertheless, for at most a hundredth of the time.
+ */
+static bool look_is_old(const struct ebb_ksm *ksm)
+{
+	uint64_t interval_nsec = 100 * ksm->look_took_nsec;
+
+	if (interval_nsec < OWN_LOOK_INTERVAL_NSEC)
+		interval_nsec = OWN_LOOK_INTERVAL_NSEC;
+	return ebb_now_nsec() - ksm->look_nsec >= interval_nsec;
+}
+
 void ebb_ksm_before_free(struct ebb_executor *executor)
 {
 	struct ebb_ksm *ksm = &executor->ksm;
 	uint32_t nr_pending, nr_markable;
 	struct ebb_ksm_word word;
+	bool wanted, inherited;
 
 	/* This is the look that a new region waits for; one that comes from here on asks anew. */
 	pthread_mutex_lock(&executor->lock);
 	executor->look_pending = false;
+	wanted = ksm->look_wanted;
+	ksm->look_wanted = false;
 	pthread_mutex_unlock(&executor->lock);
 
+	ebb_ksm_see_vmm_marks(executor);
 	word = ebb_ksm_ask(ksm);
 	ksm->doubt = false;
 	ksm->pages = word.pages;
 	/* The process's own switch makes every area mergeable, also those still to come. */
-	if (!word.areas && prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) != 1) {
+	inherited = prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1;
+	if (!word.areas && !inherited) {
 		set_none_mergeable(executor);
 		return;
 	}
 	count_regions(executor, &nr_pending, &nr_markable);
-	if (nr_pending) {
+	if (nr_pending || (wanted && executor->merge.ever)) {
 		look(executor);
+		return;
+	}
+	if (executor->merge.ever && !inherited) {
+		if (look_is_old(ksm))
+			look(executor);
 		return;
 	}
 	if (!word.pages || nr_markable == 0)
@@ -330,7 +391,10 @@ bool ebb_ksm_came(struct ebb_executor *executor)
 {
 	struct ebb_ksm *ksm = &executor->ksm;
 
-	if (!ksm->pages && ebb_ksm_ask(ksm).pages)
+	/* Of blocks that we have marked ourselves none was marked as volatile. */
+	if (ebb_ksm_see_vmm_marks(executor))
+		return true;
+	if (!executor->merge.ever && !ksm->pages && ebb_ksm_ask(ksm).pages)
 		ksm->doubt = true;
 	return ksm->doubt;
 }

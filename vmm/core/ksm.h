@@ -27,6 +27,8 @@ struct ebb_ksm {
 	bool doubt;	    /* the last word and the last look do not settle it: free nothing */
 	bool pages;	    /* the last word before memory was marked said that there may be some */
 	uint64_t look_nsec; /* time of the last look at smaps */
+	uint64_t look_took_nsec;
+	bool look_wanted; /* executor's lock: the VMM may have mapped memory anew */
 	char buffer[8192];
 };
 
@@ -66,7 +68,17 @@ int ebb_ksm_read_smaps(struct ebb_ksm *ksm,
  */
 void ebb_ksm_before_free(struct ebb_executor *executor);
 
-/* Did the kernel begin to merge since? Then ksm->doubt is set. */
+struct ebb_region;
+/* Does the VMM say that it has made this region mergeable? */
+bool ebb_ksm_vmm_merges(const struct ebb_region *region);
+
+/*
+ * All regions of which it says so count as mergeable from here on; true if one did not before.
+ * Takes the lock.
+ */
+bool ebb_ksm_see_vmm_marks(struct ebb_executor *executor);
+
+/* Did the kernel begin to merge since, or the VMM? Then what was marked may not stay so. */
 bool ebb_ksm_came(struct ebb_executor *executor);
 
 #endif /* EBB_KSM_H */

@@ -267,6 +267,39 @@ static int send_collect_done(struct ebb_link *link, const struct ebb_link_done *
 	return send_packet(link, &msg, sizeof(msg));
 }
 
+static int send_merge_state(struct ebb_executor *executor)
+{
+	struct ebb_msg_merge_state msg = { 0 };
+	struct ebb_status status;
+	const struct ebb_merge_status *merge = &status.merge;
+
+	ebb_executor_status(executor, &status);
+	put_hdr(&msg.hdr, EBB_MSG_MERGE_STATE);
+	ebb_put_le32(&msg.flags, (merge->whole ? EBB_MERGE_F_WHOLE : 0) |
+					 (merge->full ? EBB_MERGE_F_FULL : 0) |
+					 (merge->no_ksm ? EBB_MERGE_F_NO_KSM : 0) |
+					 (merge->pending ? EBB_MERGE_F_PENDING : 0) |
+					 (status.guest_valid ? EBB_MERGE_F_GUEST : 0));
+	ebb_put_le32(&msg.mode, merge->mode);
+	ebb_put_le64(&msg.hinted_bytes, merge->hinted_bytes);
+	ebb_put_le64(&msg.marked_bytes, merge->marked_bytes);
+	ebb_put_le64(&msg.areas, merge->areas);
+	ebb_put_le64(&msg.marks, merge->marks);
+	ebb_put_le64(&msg.unmarks, merge->unmarks);
+	ebb_put_le64(&msg.failures, merge->failures);
+	ebb_put_le64(&msg.usec, merge->nsec / NSEC_PER_USEC);
+	ebb_put_le64(&msg.longest_usec, merge->longest_nsec / NSEC_PER_USEC);
+	if (status.guest_valid) {
+		const uint64_t *value = status.guest.value;
+
+		ebb_put_le64(&msg.guest_hinted_bytes, value[VIRTIO_EBB_S_HINTED]);
+		ebb_put_le64(&msg.guest_cache_bytes, value[VIRTIO_EBB_S_HINT_CACHE]);
+		ebb_put_le64(&msg.guest_passes, value[VIRTIO_EBB_S_HINT_PASSES]);
+		ebb_put_le64(&msg.guest_usec, value[VIRTIO_EBB_S_HINT_USEC]);
+	}
+	return send_packet(&executor->link, &msg, sizeof(msg));
+}
+
 static int send_purge_done(struct ebb_link *link, const struct ebb_link_done *done)
 {
 	struct ebb_msg_purge_done msg = { 0 };
@@ -342,7 +375,19 @@ static void handle_policy(struct ebb_executor *executor, const struct ebb_msg_po
 	old = executor->policy;
 	executor->policy.agent_mode = ebb_get_le32(&msg->mode);
 	executor->policy.stage = ebb_get_le32(&msg->stage);
+	executor->merge.agent_heard = true;
 	ebb_executor_policy_changed(executor, &old);
+	pthread_mutex_unlock(&executor->lock);
+}
+
+static void handle_merge(struct ebb_executor *executor, const struct ebb_msg_merge *msg)
+{
+	uint32_t old;
+
+	pthread_mutex_lock(&executor->lock);
+	old = ebb_merge_mode(&executor->merge);
+	executor->merge.agent_mode = ebb_get_le32(&msg->mode);
+	ebb_merge_mode_changed(executor, old);
 	pthread_mutex_unlock(&executor->lock);
 }
 
@@ -456,6 +501,8 @@ static int handle_packet(struct ebb_executor *executor, uint16_t type, const voi
 		handle_tables_policy(executor, packet);
 	else if (type == EBB_MSG_COLLECT)
 		handle_collect(executor, packet);
+	else if (type == EBB_MSG_MERGE)
+		handle_merge(executor, packet);
 	else
 		handle_release(executor, packet);
 	return 0;
@@ -528,6 +575,8 @@ static int sample_if_due(struct ebb_executor *executor)
 		ret = send_content(executor);
 	if (!ret && link->version >= 3)
 		ret = send_tables(executor);
+	if (!ret && link->version >= 3)
+		ret = send_merge_state(executor);
 	/* The guest's answer to this goes into the next sample. */
 	executor->ops->want_stats(executor->vmm);
 	return ret == -EAGAIN ? 0 : ret;

@@ -202,13 +202,14 @@ static void advise_piece(struct work *work, struct ebb_region *region, uint64_t 
 			continue;
 		}
 		/* An empty block has no KSM pages, unless KSM still works here. */
-		if ((*state & EBB_BLOCK_KSM) && !region->mergeable && !work->executor->ksm.doubt) {
+		if ((*state & EBB_BLOCK_KSM) && !(*state & EBB_BLOCK_MERGE) && !region->mergeable &&
+		    !work->executor->ksm.doubt) {
 			*state = (*state & EBB_BLOCK_OF_TABLE) | EBB_BLOCK_DISCARDED;
 			pthread_mutex_lock(&work->executor->lock);
 			region->nr_ksm_blocks--;
 			pthread_mutex_unlock(&work->executor->lock);
 		} else {
-			*state = (*state & (EBB_BLOCK_KSM | EBB_BLOCK_OF_TABLE)) |
+			*state = (*state & (EBB_BLOCK_KSM | EBB_BLOCK_MERGE | EBB_BLOCK_OF_TABLE)) |
 				 EBB_BLOCK_DISCARDED;
 		}
 	}

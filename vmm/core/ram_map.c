@@ -62,7 +62,8 @@ int ebb_region_new(struct ebb_region **ret, const struct ebb_region_desc *desc)
 		region->content_age = calloc(region->nr_blocks + 1, sizeof(*region->content_age));
 		region->content_tries =
 			calloc(region->nr_blocks + 1, sizeof(*region->content_tries));
-		if (!region->blocks || !region->resident || !region->content ||
+		region->hints = calloc(region->nr_blocks + 1, sizeof(*region->hints));
+		if (!region->blocks || !region->hints || !region->resident || !region->content ||
 		    !region->content_age || !region->content_tries) {
 			ebb_region_free(region);
 			return -ENOMEM;
@@ -81,6 +82,7 @@ void ebb_region_free(struct ebb_region *region)
 	if (!region)
 		return;
 	free(region->blocks);
+	free(region->hints);
 	free(region->resident);
 	free(region->content);
 	free(region->content_age);

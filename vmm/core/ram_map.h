@@ -17,6 +17,7 @@
 #define EBB_BLOCK_LAZY	    0x08u /* may hold what MADV_FREE took as free, at any time */
 #define EBB_BLOCK_TABLE	    0x10u /* was worked on since its page table was last freed */
 #define EBB_BLOCK_ASKED	    0x20u /* the guest is asked for it, for its page table's sake */
+#define EBB_BLOCK_MERGE	    0x40u /* we have marked it mergeable; then KSM as well */
 #define EBB_BLOCK_KSM	    0x80u /* may hold KSM pages: never MADV_FREE it (rule 2) */
 /* What no mark or discard changes by itself. */
 #define EBB_BLOCK_OF_TABLE   (EBB_BLOCK_TABLE | EBB_BLOCK_ASKED)
@@ -32,13 +33,16 @@ struct ebb_region {
 	uintptr_t host;
 
 	/* Executor's lock. */
-	bool removing; /* takes no new batch */
+	bool removing;	    /* takes no new batch */
+	uint64_t nr_hinted; /* blocks */
 
 	/* Written by the executor thread under the executor's lock, read there without. */
 	bool look_pending; /* the kernel was not asked yet whether it merges this region */
 	bool mergeable;	   /* KSM may merge into it now, or nobody can tell */
 	bool locked;	   /* the kernel refuses advice: locked or special memory */
 	uint64_t nr_ksm_blocks;
+	uint64_t nr_merge_blocks; /* marked mergeable by us */
+	uint64_t nr_merge_runs;	  /* of such blocks, next to each other */
 
 	/* Executor thread. */
 	uint64_t nr_blocks;	    /* wholly inside; 0 if not private anonymous */
@@ -49,6 +53,9 @@ struct ebb_region {
 	uint32_t *content_age;	    /* when it was marked last; 0: not worth a purge */
 	uint8_t *content_tries;	    /* purges since then that left some of it */
 	uint64_t nr_content_blocks; /* atomic: read by any thread */
+	uint8_t *hints;		    /* the guest has hinted it; atomic, written under the lock */
+	uint64_t undone_bytes;	    /* how far the VMM's own mark is taken back */
+	bool touched;		    /* a page of it was, before it was divided */
 	bool said_failed;	    /* the log knows that calls fail here */
 	bool looking;		    /* a look at smaps is under way: */
 	bool found_mergeable;

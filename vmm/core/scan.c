@@ -95,7 +95,7 @@ static bool is_queued(struct ebb_executor *executor)
 	return queued;
 }
 
-struct ebb_region *ebb_scan_hold_next(struct ebb_executor *executor, uint64_t gpa)
+static struct ebb_region *hold_next(struct ebb_executor *executor, uint64_t gpa, bool with_blocks)
 {
 	struct ebb_region *found = NULL;
 	uint32_t i;
@@ -104,13 +104,24 @@ struct ebb_region *ebb_scan_hold_next(struct ebb_executor *executor, uint64_t gp
 	for (i = 0; i < executor->map.nr && !found; i++) {
 		struct ebb_region *region = executor->map.regions[i];
 
-		if (region->nr_blocks && !region->removing &&
-		    region->desc.start_gpa + region->desc.size_bytes > gpa)
+		if ((with_blocks ? region->nr_blocks != 0
+				 : region->desc.backing == EBB_BACKING_PRIVATE_ANON) &&
+		    !region->removing && region->desc.start_gpa + region->desc.size_bytes > gpa)
 			found = region;
 	}
 	executor->scanning = found;
 	pthread_mutex_unlock(&executor->lock);
 	return found;
+}
+
+struct ebb_region *ebb_scan_hold_next(struct ebb_executor *executor, uint64_t gpa)
+{
+	return hold_next(executor, gpa, true);
+}
+
+struct ebb_region *ebb_scan_hold_anonymous(struct ebb_executor *executor, uint64_t gpa)
+{
+	return hold_next(executor, gpa, false);
 }
 
 void ebb_scan_let_go(struct ebb_executor *executor)

@@ -28,6 +28,8 @@ void ebb_scan_deinit(struct ebb_scan *scan);
  * let go. No lock held.
  */
 struct ebb_region *ebb_scan_hold_next(struct ebb_executor *executor, uint64_t gpa);
+/* The same, of private anonymous memory, also where there is no whole block. */
+struct ebb_region *ebb_scan_hold_anonymous(struct ebb_executor *executor, uint64_t gpa);
 void ebb_scan_let_go(struct ebb_executor *executor);
 /* What look() says of up to max_blocks blocks with a flag, from *gpa on, summed up; *gpa is where
  * the next walk goes on. Ends early when a batch waits. No lock held. */

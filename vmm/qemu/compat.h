@@ -18,6 +18,7 @@
 
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
+#include "qemu/madvise.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qemu/iov.h"
@@ -43,6 +44,7 @@
 #include "migration/misc.h"
 #include "migration/register.h"
 #include "migration/vmstate.h"
+#include "sysemu/hostmem.h"
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #include "trace/control.h"

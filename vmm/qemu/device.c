@@ -137,6 +137,16 @@ static void vmm_purged(void *vmm)
     qemu_bh_schedule(dev->bh);
 }
 
+static void vmm_merge_undone(void *vmm)
+{
+    EbbDevice *dev = vmm;
+
+    qemu_mutex_lock(&dev->mailbox_lock);
+    dev->mailbox.merge_undone = true;
+    qemu_mutex_unlock(&dev->mailbox_lock);
+    qemu_bh_schedule(dev->bh);
+}
+
 /* Firmware moves RAM about: what is found again of it is no news. */
 static void vmm_log(void *vmm, int level, const char *line)
 {
@@ -165,6 +175,7 @@ static const struct ebb_vmm_ops vmm_ops = {
     .collect = vmm_collect,
     .want_stats = vmm_want_stats,
     .purged = vmm_purged,
+    .merge_undone = vmm_merge_undone,
     .log = vmm_log,
 };
 
@@ -240,7 +251,7 @@ static void drop_slot(EbbSlot *slot)
     free_slot(slot);
 }
 
-static void break_device(EbbDevice *dev, EbbSlot *slot, const char *why)
+void ebb_device_break(EbbDevice *dev, EbbSlot *slot, const char *why)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
 
@@ -266,7 +277,7 @@ static void break_device(EbbDevice *dev, EbbSlot *slot, const char *why)
 void ebb_device_violation(EbbDevice *dev, EbbSlot *slot, const char *why)
 {
     ebb_executor_violation(dev->executor);
-    break_device(dev, slot, why);
+    ebb_device_break(dev, slot, why);
 }
 
 bool ebb_device_submit(EbbDevice *dev, EbbSlot *slot)
@@ -279,7 +290,7 @@ bool ebb_device_submit(EbbDevice *dev, EbbSlot *slot)
     }
     if (ret == -EPROTO) {
         /* The executor has counted it. */
-        break_device(dev, slot, virtio_ebb_fault_text(fault));
+        ebb_device_break(dev, slot, virtio_ebb_fault_text(fault));
         return false;
     }
     /* Too early: what was in flight is done, but not yet forgotten. */
@@ -347,6 +358,7 @@ static void take_orders(EbbDevice *dev)
     dev->mailbox.want_collect = false;
     dev->mailbox.want_stats = false;
     dev->mailbox.purged = false;
+    dev->mailbox.merge_undone = false;
     qemu_mutex_unlock(&dev->mailbox_lock);
 
     if (orders.guided) {
@@ -361,6 +373,9 @@ static void take_orders(EbbDevice *dev)
                   dev->guidance.reporting, ebb_device_generation(dev),
                   dev->ram.page_bytes);
         virtio_notify_config(vdev);
+    }
+    if (orders.merge_undone) {
+        ebb_ram_undo_merge(&dev->ram);
     }
     if (orders.want_release) {
         class->release(dev, orders.release_id, orders.release_bytes,
@@ -560,6 +575,7 @@ static bool make_executor(EbbDevice *dev, Error **errp)
         .front = class->front,
         .mode = ebb_device_core_mode(dev),
         .tables_mode = ebb_device_core_tables_mode(dev),
+        .merge = dev->merge,
     };
     ret = ebb_executor_new(&dev->executor, &config, &vmm_ops, dev);
     if (ret == -EINVAL) {
@@ -652,6 +668,8 @@ static int post_load(void *opaque, int version_id)
 
     dev->generation_base =
         dev->loaded_generation + 1 - dev->guidance.reoffer_generation;
+    /* Above all that was seen before: fewer changes than this come between. */
+    dev->hint_base = (dev->loaded_generation + 1) << 12;
     ebb_executor_reoffer(dev->executor);
     dev->announce = true;
     qemu_bh_schedule(dev->bh);

@@ -32,6 +32,7 @@ typedef struct EbbMailbox {
     struct ebb_guidance guidance;
     bool want_stats;
     bool purged;
+    bool merge_undone;
     bool want_release;
     uint64_t release_id;
     uint64_t release_bytes;
@@ -54,6 +55,7 @@ typedef struct EbbDevice {
     char *label;
     int mode;        /* EbbMode */
     int tables_mode; /* EbbTablesMode */
+    uint32_t merge;  /* EBB_MERGE_* */
 
     QemuMutex mailbox_lock; /* leaf */
     EbbMailbox mailbox;
@@ -68,6 +70,7 @@ typedef struct EbbDevice {
     struct ebb_guidance guidance; /* the executor's last word */
     uint32_t generation_base;     /* what the guest sees is this much more */
     uint32_t loaded_generation;   /* in vmstate: what the guest sees */
+    uint32_t hint_base;           /* of the hints' generation that it sees */
     unsigned int breaks_told;
     char last_line[160]; /* of the log; the executor's thread alone */
 } EbbDevice;
@@ -126,6 +129,9 @@ void ebb_device_push(EbbDevice *dev, EbbSlot *slot, uint32_t bytes);
 
 /* The guest broke the specification: its device stops until it is reset. */
 void ebb_device_violation(EbbDevice *dev, EbbSlot *slot, const char *why);
+
+/* The same, where it is counted already. */
+void ebb_device_break(EbbDevice *dev, EbbSlot *slot, const char *why);
 
 /* What the guest sees of the executor's guidance. */
 uint32_t ebb_device_generation(EbbDevice *dev);

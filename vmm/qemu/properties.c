@@ -3,6 +3,7 @@
  * properties - what QMP sees of a device: mode, statistics, release by hand
  *
  *   qom-set PATH mode lazy            how free memory is treated, at any time
+ *   qom-set PATH merge hinted         what KSM may merge, at any time
  *   qom-get PATH ebb-stats            what the executor has done
  *   qom-get PATH ebb-regions          the guest's RAM and its backing
  *   qom-get PATH guest-stats          the guest's own words
@@ -68,6 +69,23 @@ static const char *const guest_names[] = {
     [VIRTIO_EBB_S_VOLATILE] = "volatile-bytes",
     [VIRTIO_EBB_S_TAKEN_WHOLE] = "taken-whole-pages",
     [VIRTIO_EBB_S_TAKEN_PURGED] = "taken-purged-pages",
+    [VIRTIO_EBB_S_HINTED] = "hinted-bytes",
+    [VIRTIO_EBB_S_HINT_CACHE] = "hint-cache-bytes",
+    [VIRTIO_EBB_S_HINT_PASSES] = "hint-passes",
+    [VIRTIO_EBB_S_HINT_USEC] = "hint-usec",
+};
+
+static const char *const merge_names[] = {
+    [EBB_MERGE_KEEP] = "keep",
+    [EBB_MERGE_OFF] = "off",
+    [EBB_MERGE_HINTED] = "hinted",
+    [EBB_MERGE_ALL] = "all",
+    NULL,
+};
+
+static const QEnumLookup merge_lookup = {
+    .array = merge_names,
+    .size = EBB_MERGE_MAX,
 };
 
 static uint32_t core_mode(int mode)
@@ -177,6 +195,27 @@ static void set_tables_mode(Object *obj, int mode, Error **errp)
     }
 }
 
+static int get_merge(Object *obj, Error **errp)
+{
+    return EBB_DEVICE(obj)->merge;
+}
+
+static void set_merge(Object *obj, int merge, Error **errp)
+{
+    EbbDevice *dev = EBB_DEVICE(obj);
+
+    if (dev->executor) {
+        int ret = ebb_executor_set_merge(dev->executor, merge);
+
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "could not set merge '%s'",
+                             merge_names[merge]);
+            return;
+        }
+    }
+    dev->merge = merge;
+}
+
 static bool visit_u64(Visitor *v, const char *name, uint64_t value,
                       Error **errp)
 {
@@ -262,6 +301,24 @@ static bool visit_status(Visitor *v, const struct ebb_status *status,
            visit_text(v, "refused-why", status->refused_why ?: "", errp);
 }
 
+static bool visit_merge(Visitor *v, const struct ebb_merge_status *merge,
+                        Error **errp)
+{
+    return visit_text(v, "merge", merge_names[merge->mode], errp) &&
+           visit_flag(v, "merge-whole", merge->whole, errp) &&
+           visit_flag(v, "merge-full", merge->full, errp) &&
+           visit_flag(v, "merge-no-ksm", merge->no_ksm, errp) &&
+           visit_flag(v, "merge-pending", merge->pending, errp) &&
+           visit_u64(v, "merge-hinted-bytes", merge->hinted_bytes, errp) &&
+           visit_u64(v, "merge-marked-bytes", merge->marked_bytes, errp) &&
+           visit_u64(v, "merge-areas", merge->areas, errp) &&
+           visit_u64(v, "merge-marks", merge->marks, errp) &&
+           visit_u64(v, "merge-unmarks", merge->unmarks, errp) &&
+           visit_u64(v, "merge-failures", merge->failures, errp) &&
+           visit_u64(v, "merge-nsec", merge->nsec, errp) &&
+           visit_u64(v, "merge-longest-nsec", merge->longest_nsec, errp);
+}
+
 static void get_stats(Object *obj, Visitor *v, const char *name, void *opaque,
                       Error **errp)
 {
@@ -279,7 +336,7 @@ static void get_stats(Object *obj, Visitor *v, const char *name, void *opaque,
          visit_u64(v, "reoffer-generation",
                    dev->executor ? ebb_device_generation(dev) : 0, errp) &&
          visit_counters(v, &status.counters, errp) &&
-         visit_check_struct(v, errp);
+         visit_merge(v, &status.merge, errp) && visit_check_struct(v, errp);
     (void)ok; /* errp says it */
     visit_end_struct(v, NULL);
 }
@@ -299,7 +356,8 @@ static void get_guest_stats(Object *obj, Visitor *v, const char *name,
     }
     ok = visit_flag(v, "valid", status.guest_valid, errp);
     for (int i = VIRTIO_EBB_S_TOTAL; ok && i < VIRTIO_EBB_S_MAX; i++) {
-        ok = visit_u64(v, guest_names[i], status.guest.value[i], errp);
+        ok = !guest_names[i] ||
+             visit_u64(v, guest_names[i], status.guest.value[i], errp);
     }
     if (ok) {
         visit_check_struct(v, errp);
@@ -412,7 +470,7 @@ static void set_collect(Object *obj, bool value, Error **errp)
 
 static const char *const own_properties[] = {
     "mode",         "ebb-stats", "guest-stats", "ebb-regions", "release",
-    "release-anew", "purge",     "collect",     "page-tables",
+    "release-anew", "purge",     "collect",     "page-tables", "merge",
 };
 
 void ebb_device_add_class_properties(ObjectClass *class)
@@ -422,6 +480,12 @@ void ebb_device_add_class_properties(ObjectClass *class)
     object_class_property_set_description(
         class, "mode",
         "how free memory is treated: lazy, eager, auto (default), off");
+    object_class_property_add_enum(class, "merge", "EbbMerge", &merge_lookup,
+                                   get_merge, set_merge);
+    object_class_property_set_description(
+        class, "merge",
+        "what KSM may merge: off, hinted, all, keep (default: what the "
+        "machine's options say)");
     object_class_property_add(class, "ebb-stats", "EbbStats", get_stats, NULL,
                               NULL, NULL);
     object_class_property_add(class, "guest-stats", "EbbGuestStats",

@@ -189,6 +189,15 @@ static void watch_plugging(EbbRamRegion *region, MemoryRegionSection *section)
                                           &region->plug_listener, section);
 }
 
+/* QEMU's own: the machine's mem-merge, and a backend's merge at any time. */
+static bool *merge_switch(MemoryRegion *mr)
+{
+    HostMemoryBackend *backend = (HostMemoryBackend *)object_dynamic_cast(
+        memory_region_owner(mr), TYPE_MEMORY_BACKEND);
+
+    return backend ? &backend->merge : NULL;
+}
+
 static void region_add(MemoryListener *listener, MemoryRegionSection *section)
 {
     EbbRam *ram = container_of(listener, EbbRam, listener);
@@ -228,6 +237,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
         .host = host,
         .page_bytes = qemu_ram_pagesize(block),
         .opaque = region,
+        .vmm_merges = merge_switch(section->mr),
     };
     region->desc.why = judge(section, kind, block, &region->desc.backing);
     memory_region_ref(region->mr);
@@ -285,6 +295,54 @@ int ebb_ram_discard(void *region_opaque, uint64_t offset_bytes, uint64_t bytes)
 
     return ram_block_discard_range(region->block,
                                    region->block_offset + offset_bytes, bytes);
+}
+
+/* The region at @offset of @block, or the first one behind it, or NULL. */
+static EbbRamRegion *region_from(EbbRam *ram, RAMBlock *block, uint64_t offset)
+{
+    EbbRamRegion *region, *found = NULL;
+
+    QTAILQ_FOREACH(region, &ram->regions, next)
+    {
+        if (region->block == block &&
+            region->desc.backing == EBB_BACKING_PRIVATE_ANON &&
+            region->block_offset + region->desc.size_bytes > offset &&
+            (!found || region->block_offset < found->block_offset)) {
+            found = region;
+        }
+    }
+    return found;
+}
+
+/*
+ * What of @block is in no region of ours: of a PC's RAM the windows below the
+ * first MiB, and all of a ROM.
+ */
+static int undo_merge_between(RAMBlock *block, void *opaque)
+{
+    EbbRam *ram = opaque;
+    uint64_t size = qemu_ram_get_max_length(block), at = 0;
+    uint8_t *host = qemu_ram_get_host_addr(block);
+
+    while (host && at < size) {
+        EbbRamRegion *region = region_from(ram, block, at);
+        uint64_t end = region ? region->block_offset : size;
+        bool *merges = region ? region->desc.vmm_merges : NULL;
+
+        if (merges && qatomic_read(merges)) {
+            break; /* it is not undone yet */
+        }
+        if (end > at) {
+            qemu_madvise(host + at, end - at, QEMU_MADV_UNMERGEABLE);
+        }
+        at = region ? region->block_offset + region->desc.size_bytes : size;
+    }
+    return 0;
+}
+
+void ebb_ram_undo_merge(EbbRam *ram)
+{
+    qemu_ram_foreach_block(undo_merge_between, ram);
 }
 
 char *ebb_ram_describe(EbbRam *ram)

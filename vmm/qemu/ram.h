@@ -22,6 +22,9 @@ void ebb_ram_init(EbbRam *ram, struct ebb_executor *executor,
                   void (*changed)(EbbRam *));
 
 /* Takes all of it back. */
+/* Take QEMU's mark for KSM back from RAM and ROM where no region of ours lies.
+ */
+void ebb_ram_undo_merge(EbbRam *ram);
 void ebb_ram_fini(EbbRam *ram);
 
 /* For people: one line for each region, with what may be done with it. */

@@ -77,6 +77,45 @@ static bool take_offer(EbbDevice *dev, EbbSlot *slot,
     return ebb_device_submit(dev, slot);
 }
 
+/* Nobody waits for anything that comes of it. */
+static bool take_hints(EbbDevice *dev, EbbSlot *slot,
+                       const struct virtio_ebb_req *req)
+{
+    g_autofree struct ebb_hint *hints = g_new(struct ebb_hint, req->count);
+    enum virtio_ebb_fault fault = VIRTIO_EBB_FAULT_NONE;
+    uint64_t after = 0;
+    int ret;
+
+    for (uint32_t i = 0; i < req->count; i++) {
+        struct virtio_ebb_hint wire;
+        __u64 gpa, bytes;
+        __u32 flags;
+
+        iov_to_buf(slot->elem->out_sg, slot->elem->out_num,
+                   sizeof(struct virtio_ebb_req_hdr) + i * sizeof(wire), &wire,
+                   sizeof(wire));
+        fault = virtio_ebb_check_hint(&wire, after, &gpa, &bytes, &flags);
+        if (fault != VIRTIO_EBB_FAULT_NONE) {
+            ebb_device_violation(dev, slot, virtio_ebb_fault_text(fault));
+            return false;
+        }
+        hints[i] = (struct ebb_hint){
+            .gpa = gpa,
+            .bytes = bytes,
+            .merge = flags & VIRTIO_EBB_HINT_F_MERGE,
+        };
+        after = gpa + bytes;
+    }
+    ret = ebb_executor_hint(dev->executor, hints, req->count, &fault);
+    if (ret < 0) {
+        /* The executor has counted it. */
+        ebb_device_break(dev, slot, virtio_ebb_fault_text(fault));
+        return false;
+    }
+    push_response(dev, slot, VIRTIO_EBB_RESP_OK);
+    return true;
+}
+
 static bool take_done(EbbDevice *dev, EbbSlot *slot,
                       const struct virtio_ebb_req *req)
 {
@@ -145,6 +184,10 @@ static bool take_request(EbbDevice *dev, EbbSlot *slot)
     if (req.type == VIRTIO_EBB_REQ_VOLATILE &&
         virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_VOLATILE)) {
         return take_offer(dev, slot, &req);
+    }
+    if (req.type == VIRTIO_EBB_REQ_HINT &&
+        virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_HINT)) {
+        return take_hints(dev, slot, &req);
     }
     if (req.type == VIRTIO_EBB_REQ_DONE &&
         (virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_RELEASE) ||
@@ -341,6 +384,11 @@ static void get_config(VirtIODevice *vdev, uint8_t *data)
     ebb_put_le32(&config.max_ranges, VIRTIO_EBB_MAX_RANGES_LIMIT);
     ebb_put_le32(&config.reporting, dev->guidance.reporting);
     ebb_put_le32(&config.reoffer_generation, ebb_device_generation(dev));
+    if (virtio_vdev_has_feature(vdev, VIRTIO_EBB_F_HINT)) {
+        ebb_put_le32(&config.hinting, dev->guidance.hinting);
+        ebb_put_le32(&config.hint_generation,
+                     dev->hint_base + dev->guidance.hint_generation);
+    }
     memcpy(data, &config, sizeof(config));
 }
 
@@ -352,6 +400,7 @@ static uint64_t get_features(VirtIODevice *vdev, uint64_t features,
     virtio_add_feature(&features, VIRTIO_EBB_F_STATS);
     virtio_add_feature(&features, VIRTIO_EBB_F_VOLATILE);
     virtio_add_feature(&features, VIRTIO_EBB_F_COLLECT);
+    virtio_add_feature(&features, VIRTIO_EBB_F_HINT);
     return features;
 }
 

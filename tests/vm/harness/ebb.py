@@ -7,9 +7,9 @@ from .qtest import le
 from .virtio import Memory, VirtioPci
 
 PCI_ID = 0x1040 + 59
-F_REPORT, F_RELEASE, F_STATS, F_VOLATILE, F_COLLECT = 0, 1, 2, 3, 5
+F_REPORT, F_RELEASE, F_STATS, F_VOLATILE, F_HINT, F_COLLECT = range(6)
 VQ_REPORT, VQ_COMMAND = 0, 1
-REQ_FREE, REQ_DONE, REQ_STATS, REQ_VOLATILE = 1, 2, 3, 4
+REQ_FREE, REQ_DONE, REQ_STATS, REQ_VOLATILE, REQ_HINT = range(1, 6)
 RESP_OK, RESP_UNSUPPORTED = 0, 1
 MARKED, DISCARDED, NOT_MARKED = 1, 2, 3
 (REASON_NONE, REASON_OFF, REASON_REST, REASON_FRAGMENT, REASON_INHIBITED, REASON_BACKING,
@@ -20,6 +20,7 @@ RELEASE_F_ANEW = 1
 PURGED_F_COMPLETE = 1
 DONE_OK, DONE_PARTIAL, DONE_SHORT, DONE_UNSUPPORTED, DONE_CANCELLED = range(5)
 REST, RUN = 0, 1
+HINT_F_MERGE = 1
 
 PAGE = 4096
 MIB = 1 << 20
@@ -41,6 +42,8 @@ class Config:
     max_ranges: int
     reporting: int
     reoffer_generation: int
+    hinting: int
+    hint_generation: int
 
 
 @dataclasses.dataclass
@@ -58,6 +61,12 @@ def free_request(ranges, command_id=0, count=None, req_type=REQ_FREE):
     return head + b"".join(le("QQ", gpa, size) for gpa, size in ranges)
 
 
+def hint_request(hints, count=None):
+    """The bytes of a REQ_HINT of (gpa, bytes, flags)."""
+    head = le("HHLQ", REQ_HINT, 0, len(hints) if count is None else count, 0)
+    return head + b"".join(le("QQLL", gpa, size, flags, 0) for gpa, size, flags in hints)
+
+
 class EbbDevice(VirtioPci):
     """virtio-ebb-pci in slot 4 of a machine that only qtest drives."""
 
@@ -65,14 +74,14 @@ class EbbDevice(VirtioPci):
         super().__init__(guest.qtest, slot, memory or Memory())
         assert self.pci.ids == (0x1af4, PCI_ID), f"slot {slot} has {self.pci.ids}"
 
-    def up(self, features=(F_REPORT, F_RELEASE, F_STATS, F_VOLATILE)):
+    def up(self, features=(F_REPORT, F_RELEASE, F_STATS, F_VOLATILE, F_HINT)):
         got = self.start(features, [VQ_REPORT, VQ_COMMAND])
         self.report = self.queues[VQ_REPORT]
         self.command = self.queues[VQ_COMMAND]
         return got
 
     def read_config(self):
-        return Config(*self.config_read("LLLLL"))
+        return Config(*self.config_read("LLLLLLL"))
 
     def send(self, request, answer_bytes, parts=None):
         """Make a request available and notify; returns where the answer will be. parts: the
@@ -111,6 +120,11 @@ class EbbDevice(VirtioPci):
         status, verdicts = self.read_answer(self.send(request, 8 + 16 * len(ranges)), len(ranges))
         assert status == RESP_OK
         return verdicts
+
+    def hint(self, ranges, merge=True):
+        """Hint ranges (gpa, bytes), or withdraw them; returns the status."""
+        request = hint_request([(gpa, size, HINT_F_MERGE * merge) for gpa, size in ranges])
+        return self.read_answer(self.send(request, 8), 0)[0]
 
     def done(self, command_id, status=DONE_OK, passes=1, offered=0):
         request = le("HHLQ", REQ_DONE, 0, 1, command_id) + le("LLQ", status, passes, offered)
