@@ -34,7 +34,7 @@
 #define BLOCKS_PER_LOOK 16
 
 /*
- * docs/merging.md has the curve. A slice of 1 ms and a rest of 100 ms are 1 % of one
+ * docs/merging.md says what they are for. A slice of 1 ms and a rest of 100 ms are 1 % of one
  * processor, and some 300 MiB; a pass begins 10 s after the end of the one before.
  */
 static unsigned int hint_slice_usec = 1000;
