@@ -58,7 +58,7 @@ class Lab:
             for index in range(self.nr_guests):
                 shutil.rmtree(self.logs / f"g{index}", ignore_errors=True)
         self.logs.mkdir(parents=True, exist_ok=True)
-        programs = [self.need(f"tests/guest/{name}") for name in ("agent", "torture")]
+        programs = [self.need(f"tests/guest/{name}") for name in ("agent", "torture", "volwork")]
         drivers = [self.need("guest-driver/virtio_ebb.ko")] if self.with_ebb else []
         self.kernel = kernel_mod.fetch()
         self.initrd = self.work / "initramfs.cpio"

@@ -87,6 +87,8 @@ class Run:
             "discarded": (ebb, self.sum("discarded-bytes")),
             "purged by the host's kernel": (ebb and limited, self.purged_bytes()),
             "released": (ebb, self.sum("released-bytes")),
+            "taken back whole from volatile objects": (ebb, self.totals()["volatile-whole"]),
+            "purged of volatile objects": (ebb and limited, self.totals()["volatile-purged"]),
             "merged by KSM": (may_merge, sum(self.merged_pages.values())),
             "checked": (True, self.totals()["checked"]),
             "forked": (True, self.totals()["forks"]),
@@ -111,6 +113,9 @@ class Run:
                  for row in rows]
         a = self.actions
         lines.append("host: " + ", ".join(f"{name} {n}" for name, n in sorted(a.done.items())))
+        t = self.totals()
+        lines.append(f"volatile objects: {t['volatile-whole']} pages taken back whole, "
+                     f"{t['volatile-purged']} purged")
         lines.append(f"host: reclaim took {a.purged_bytes >> 20} MiB of lazily freed memory, "
                      f"{a.pageout_bytes >> 20} MiB were advised to be paged out, "
                      f"KSM scanned everything {self.lab.ksm.count_scans()} times")
@@ -124,6 +129,8 @@ class Run:
             "kernel": platform.release(), "accelerator": guest_mod.accelerator(),
             "without_ebb": self.args.without_ebb,
             "pages_checked": totals["checked"], "bad": totals["bad"],
+            "volatile_whole": totals["volatile-whole"],
+            "volatile_purged": totals["volatile-purged"],
             "found_after_seconds": self.found_sec,
             "bad_pages": self.bad_lines(), "trouble": self.trouble, "missing": self.missing,
             "actions": dict(self.actions.done) if self.actions else {},

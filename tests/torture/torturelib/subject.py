@@ -24,6 +24,19 @@ MODULES = {"ebb": "virtio_ebb", "balloon": "virtio_balloon"}
 DEVICES = {"ebb": "virtio-ebb-pci", "balloon": "virtio-ebb-balloon-pci"}
 
 
+# Volatile objects, one kind after the other, each with a model of its own; not while /dev/ebb goes.
+VOLATILE_MIB = 12
+VOLATILE = """n=0
+while [ ! -e /tmp/enough ]; do
+    [ -e /tmp/reload ] || [ ! -e /dev/ebb ] && {{ usleep 50000; continue; }}
+    set -- optimistic content-free explicit; shift $((n % 3))
+    n=$((n + 1))
+    volwork -m {mib} -n 3000 -k $1 -s $(({seed} + n))
+    case $? in 0 | 2) ;; *) exit 1 ;; esac # 2: /dev/ebb went before it had an object
+done"""
+AGE = "echo 20 >/sys/module/virtio_ebb/parameters/age_msec"
+
+
 class Trouble(Exception):
     """Something is wrong with a guest, other than a bad page."""
 
@@ -38,8 +51,9 @@ class Subject:
         self.name = f"g{index}"
         self.cgroup = None
         self.boots = 0
-        self.program = self.reload = None
+        self.program = self.reload = self.volatile = None
         self.taken = 0  # of what the program has said
+        self.volatile_taken = 0
         self.booting = None
         self.boot_error = None
         self.ram = None
@@ -102,12 +116,19 @@ class Subject:
             self.guest.insmod(order)
             available_kib = self.guest.meminfo()["MemAvailable"]
             mib = available_kib * SHARE_PERCENT // 100 // 1024
+            if self.front == "ebb":
+                mib -= VOLATILE_MIB
             seed = random.Random(f"{self.lab.seed}/guest/{self.index}/{number}").getrandbits(63)
             common = random.Random(f"{self.lab.seed}/common").getrandbits(63)
             self.moved = time.monotonic()
             self.program = self.guest.spawn(
                 f"exec torture -s {seed} -S {common} -g {self.index + 1} -m {mib} -w {WORKERS} "
                 f"-d /dev/vda -c {80 if self.merge else 20}")
+            if self.front == "ebb":
+                self.guest.check(AGE)
+                self.volatile_taken = 0
+                self.volatile = self.guest.spawn(
+                    VOLATILE.format(mib=VOLATILE_MIB, seed=seed % 1000000))
             if self.spoil:
                 self.tell("spoil")
         except (AssertionError, KeyError, OSError) as e:
@@ -128,6 +149,24 @@ class Subject:
             self.now = fresh
         elif line:
             raise Trouble(f"{self.name}: the program says: {self.program.output[-800:]}")
+
+    def _look_at_volatile(self):
+        """What volwork has said: a line for each round, and one for each wrong answer."""
+        program = self.volatile
+        while program and (end := program.raw.find(b"\n", self.volatile_taken)) >= 0:
+            line = program.raw[self.volatile_taken:end].decode(errors="replace").strip()
+            self.volatile_taken = end + 1
+            found = re.match(r"takebacks \d+, whole (\d+), purged (\d+), calls \d+, bad (\d+)", line)
+            if found:
+                whole, purged, bad = map(int, found.groups())
+                self.before.update({"checked": whole + purged, "volatile-whole": whole,
+                                    "volatile-purged": purged, "bad": bad})
+            elif line.startswith("bad page"):
+                self.bad_lines.append(line)
+            elif line and not line.startswith("no object"):  # /dev/ebb went just now
+                raise Trouble(f"{self.name}: volwork says: {line}")
+        if program and program.status:
+            raise Trouble(f"{self.name}: volwork ended with {program.status}")
 
     def check_alive(self):
         status = self.guest.process.poll()
@@ -150,6 +189,7 @@ class Subject:
             line = program.raw[self.taken:end].decode(errors="replace").strip()
             self.taken = end + 1
             self._take_line(line)
+        self._look_at_volatile()
         if program.error or program.lost or program.status is not None and not ended:
             raise Trouble(f"{self.name}: the program ended by itself: status {program.status}, "
                           f"{program.error or program.output[-500:]}")
@@ -168,7 +208,7 @@ class Subject:
     def reset(self):
         """The guest begins anew; what its program had counted so far stays counted."""
         self.look()
-        self.program = self.reload = None
+        self.program = self.reload = self.volatile = None
         self.before, self.now, self.taken = self.totals(), collections.Counter(), 0
         self.guest.qmp.command("system_reset")
         self.begin_boot()
@@ -183,7 +223,10 @@ class Subject:
         module = MODULES[self.front]
         insmods = " && ".join(f"insmod /lib/modules/{name}.ko"
                               for name in self.lab.order(module)[-1:])
-        self.reload = self.guest.spawn(f"rmmod {module} && {insmods}")
+        # Who has an object of /dev/ebb ends first.
+        self.reload = self.guest.spawn(
+            f"touch /tmp/reload; until rmmod {module}; do usleep 50000; done 2>/dev/null; "
+            f"{insmods} && {AGE if self.front == 'ebb' else 'true'} && rm /tmp/reload")
         return True
 
     def stats(self):
@@ -203,9 +246,13 @@ class Subject:
         if self.booting:
             self.booting.join(limit)
         if self.program:
+            if self.volatile:
+                self.guest.check("touch /tmp/enough")
             self.program.write("quit\n")
             try:
                 status = self.program.wait(limit)
+                if self.volatile:
+                    self.volatile.wait(limit)
             except (CommandFailed, GuestGone) as e:
                 raise Trouble(f"{self.name}: {e}") from e
             self.look(ended=True)
