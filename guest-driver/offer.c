@@ -377,12 +377,14 @@ static int ebb_check_verdicts(struct ebb_device *ebb, u32 count)
 	return 0;
 }
 
-/* An offer of a segment has been answered, or came to nothing: then its pages are taken back. */
+/*
+ * An offer of a segment has been answered, or came to nothing: then its pages are taken back. With
+ * the object's lock held.
+ */
 static void ebb_seg_land(struct ebb_seg *seg, bool refused, bool for_good)
 {
 	struct ebb_object *obj = seg->obj;
 
-	mutex_lock(&obj->lock);
 	if (refused) {
 		ebb_counter_add(EBB_C_REFUSED, seg->pages);
 		ebb_take_range(obj, seg->first, seg->first + seg->pages - 1);
@@ -392,17 +394,38 @@ static void ebb_seg_land(struct ebb_seg *seg, bool refused, bool for_good)
 			WRITE_ONCE(obj->has_news, true);
 	}
 	WRITE_ONCE(seg->chunk->flying, seg->chunk->flying - 1);
+}
+
+/* Land all of obj that follows segs[i]; each has a reference. Returns behind the last of them. */
+static u32 ebb_object_lands(struct ebb_device *ebb, struct ebb_batch *batch, u32 i, int err)
+{
+	struct virtio_ebb_verdict *verdicts = (void *)(ebb->volatile_offer.in + 1);
+	struct ebb_object *obj = batch->segs[i].obj;
+	bool refused, general;
+	u32 range, end = i;
+
+	mutex_lock(&obj->lock);
+	for (; end < batch->count && batch->segs[end].obj == obj; end++) {
+		range = batch->segs[end].range;
+		refused = err || ebb_get_le16(&verdicts[range].verdict) == VIRTIO_EBB_NOT_MARKED;
+		general = err || ebb_reason_is_general(ebb_get_le16(&verdicts[range].reason));
+		if (!err && ebb_get_le16(&verdicts[range].reason) == VIRTIO_EBB_REASON_FRAGMENT)
+			ebb_whole_only = true;
+		if (refused && general)
+			batch->give_up = true;
+		ebb_seg_land(&batch->segs[end], refused, !general);
+	}
 	mutex_unlock(&obj->lock);
 	wake_up_all(&obj->wait);
-	ebb_object_put(obj);
+	for (; i < end; i++)
+		ebb_object_put(obj);
+	return end;
 }
 
 static void ebb_batch_send(struct ebb_device *ebb, struct ebb_batch *batch)
 {
 	struct virtio_ebb_range *ranges = (void *)(ebb->volatile_offer.out + 1);
-	struct virtio_ebb_verdict *verdicts = (void *)(ebb->volatile_offer.in + 1);
-	u32 count, i, *range;
-	bool refused, general;
+	u32 count, i;
 	int err;
 
 	if (!batch->count)
@@ -415,16 +438,8 @@ static void ebb_batch_send(struct ebb_device *ebb, struct ebb_batch *batch)
 		err = ebb_check_verdicts(ebb, count);
 	if (err)
 		batch->give_up = true;
-	for (i = 0; i < batch->count; i++) {
-		range = &batch->segs[i].range;
-		if (!err && ebb_get_le16(&verdicts[*range].reason) == VIRTIO_EBB_REASON_FRAGMENT)
-			ebb_whole_only = true;
-		refused = err || ebb_get_le16(&verdicts[*range].verdict) == VIRTIO_EBB_NOT_MARKED;
-		general = err || ebb_reason_is_general(ebb_get_le16(&verdicts[*range].reason));
-		if (refused && general)
-			batch->give_up = true;
-		ebb_seg_land(&batch->segs[i], refused, !general);
-	}
+	for (i = 0; i < batch->count;)
+		i = ebb_object_lands(ebb, batch, i, err);
 	batch->count = 0;
 	batch->pages = 0;
 	batch->no_room = false;

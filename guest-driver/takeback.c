@@ -75,10 +75,9 @@ static void ebb_slot_close(struct ebb_object *obj, pgoff_t index, struct ebb_slo
 	put_page(page);
 }
 
-/* Take an offered page back. Returns whether it is whole; else it reads zeros. */
-bool ebb_take_page(struct ebb_object *obj, pgoff_t index)
+/* Take an offered page back. Returns whether it is whole; else it reads zeros. Not counted. */
+static bool ebb_take_slot(struct ebb_object *obj, pgoff_t index, struct ebb_slot *slot)
 {
-	struct ebb_slot *slot = ebb_slot_of(obj, index);
 	void *at = kmap_local_page(slot->page);
 	u64 seen = READ_ONCE(*(u64 *)at);
 	bool whole = false;
@@ -98,8 +97,15 @@ bool ebb_take_page(struct ebb_object *obj, pgoff_t index)
 
 	if (!whole)
 		set_bit(index, obj->purged);
-	ebb_counter_add(whole ? EBB_C_WHOLE : EBB_C_PURGED, 1);
 	ebb_slot_close(obj, index, slot);
+	return whole;
+}
+
+bool ebb_take_page(struct ebb_object *obj, pgoff_t index)
+{
+	bool whole = ebb_take_slot(obj, index, ebb_slot_of(obj, index));
+
+	ebb_counter_add(whole ? EBB_C_WHOLE : EBB_C_PURGED, 1);
 	return whole;
 }
 
@@ -112,13 +118,24 @@ void ebb_drop_page(struct ebb_object *obj, pgoff_t index)
 /* Nothing of the range is in flight. What was purged is noted, and told to nobody. */
 void ebb_take_range(struct ebb_object *obj, pgoff_t first, pgoff_t last)
 {
-	pgoff_t index;
+	u64 pages = 0, whole = 0;
+	struct ebb_chunk *chunk;
+	pgoff_t index, end;
 
 	if (!obj->offered_pages)
 		return;
-	for (index = find_next_bit(obj->offered, last + 1, first); index <= last;
-	     index = find_next_bit(obj->offered, last + 1, index + 1))
-		ebb_take_page(obj, index);
+	index = find_next_bit(obj->offered, last + 1, first);
+	while (index <= last) {
+		chunk = xa_load(&obj->chunks, index >> EBB_CHUNK_SHIFT);
+		end = min(last, index | (EBB_CHUNK_PAGES - 1));
+		for (; index <= end; index = find_next_bit(obj->offered, last + 1, index + 1)) {
+			whole += ebb_take_slot(obj, index,
+					       &chunk->slots[index & (EBB_CHUNK_PAGES - 1)]);
+			pages++;
+		}
+	}
+	ebb_counter_add(EBB_C_WHOLE, whole);
+	ebb_counter_add(EBB_C_PURGED, pages - whole);
 }
 
 /* The other openers who have marked the page are told when they ask themselves. */

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that comes and goes while the guest's free memory is discarded: nothing in use is lost."""
+from harness.volatile import counters
 from harness.wait import wait_for
 from test_guest_memory import finish, front, stats  # noqa: F401
 
@@ -38,6 +39,39 @@ def test_virtio_mem_under_load(vm, front):
     found = stats(guest)
     assert found["violations"] == 0 and found["broken"] is False
     assert found["discarded-bytes"] > 0
+
+
+def test_unplug_and_compaction_beside_a_large_object(vm, programs):
+    """Memory of /dev/ebb moves out of the way while it is not marked; what was marked and offered
+    goes with the rest as soon as it is taken back."""
+    guest = vm.boot(memory_mib="384,maxmem=2G", devices=["virtio-ebb-pci,id=ebb,mode=lazy"],
+                    extra=["-object", "memory-backend-ram,id=mem0,size=256M",
+                           "-device", "virtio-mem-pci,id=vm0,memdev=mem0,requested-size=256M"],
+                    append="memhp_default_state=online_movable", modules=["virtio_mem"])
+    vm.insmod(guest, "virtio_ebb", "age_msec=1")
+    wait_for(lambda: plugged(guest) == 256 * MIB, "the guest to plug its memory", 300)
+    large = guest.spawn("exec volserve 38400")
+    large.ask("query")
+    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    resize(guest, 0)
+    wait_for(lambda: plugged(guest) == 0, "the guest to unplug all", 300)
+    for first in (0, 20000, 37800):  # a look at all of it takes minutes
+        assert large.ask(f"unmark {first} 600") == "ok purged 0 wrong 0"
+
+    resize(guest, 256 * MIB)
+    wait_for(lambda: plugged(guest) == 256 * MIB, "the guest to plug its memory again", 300)
+    small = guest.spawn("exec volserve 1024")
+    small.ask("mark")
+    wait_for(lambda: counters(guest)["offered"] >= 1024, lambda: f"the offer: {counters(guest)}")
+    resize(guest, 0)
+    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    assert small.ask("unmark") == "ok purged 0 wrong 0"
+    wait_for(lambda: plugged(guest) == 0, "the guest to unplug all again", 300)
+    assert counters(guest)["strange"] == 0
+    for work in (large, small):
+        assert work.ask("unmark 0 600") == "ok purged 0 wrong 0"
+        work.write("quit\n")
+        assert work.wait() == 0
 
 
 def test_dimm_plugged_and_unplugged_under_load(vm, front):

@@ -25,14 +25,15 @@ def disk(tmp_path):
 DISK = {"devices": ["virtio-blk-pci,drive=disk"], "modules": ["virtio_blk"]}
 
 
-@pytest.mark.parametrize("device", ["none", "ebb"])
-def test_whoever_touches(vm, programs, disk, device):
+@pytest.mark.parametrize("device,huge", [("none", 1), ("ebb", 1), ("ebb", 0)],
+                         ids=["none", "ebb", "ebb-small-pages"])
+def test_whoever_touches(vm, programs, disk, device, huge):
     """Direct I/O, io_uring, futexes, threads, processes, core dumps: without a device, and with one
-    that is offered at once all that is marked."""
+    that is offered at once all that is marked, in huge pages and in small ones."""
     devices = ["virtio-ebb-pci,id=ebb,mode=lazy"] if device == "ebb" else []
     guest = vm.boot(memory_mib=256, cpus=2, devices=[*devices, *DISK["devices"]], extra=disk[1],
                     modules=DISK["modules"])
-    vm.insmod(guest, "virtio_ebb", "age_msec=1")
+    vm.insmod(guest, "virtio_ebb", f"age_msec=1 huge={huge}")
     status, output = guest.run("DISK=/dev/vda volio all")
     assert status == 0, output
     guest.check("rmmod virtio_ebb")
@@ -77,6 +78,25 @@ def test_direct_io_in_flight(serve, disk):
         wait_for(lambda: served.query(page, 1)["offered"] == 1, "the page to be offered")
         assert served.unmark(page, 1) == 0
         assert served.unmark() > 0
+    served.finish()
+
+
+def test_direct_io_in_flight_to_small_pages(serve, disk):
+    """Without huge pages only the page that a transfer holds is left out."""
+    served = serve(1024, extra=disk[1], env="DISK=/dev/vda", options="age_msec=1 huge=0", **DISK)
+    guest = served.guest
+    for page, what in enumerate(("read", "write", "uread", "uwrite"), 7):
+        before = counters(guest)["left_out"]
+        with HeldDisk(guest, what.lstrip("u") + "_aio"):
+            served.ask(f"{what} {page}")
+            wait_for(lambda: any(map(int, guest.check("cat /sys/block/vda/inflight").split())),
+                     "the transfer to be under way")
+            served.ask("mark")
+            wait_for(lambda: counters(guest)["left_out"] > before, "the page to be left out")
+            assert served.query(page, 1)["offered"] == 0
+        served.ask("landed")
+        assert served.unmark(page, 1) == 0
+        served.unmark()
     served.finish()
 
 

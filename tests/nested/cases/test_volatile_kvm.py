@@ -18,6 +18,9 @@ OURS = FRONTS[1]
 TAKE_BACKS = int(os.environ.get("EBB_TAKE_BACKS", 1000000))
 KINDS = ("explicit", "optimistic", "content-free")
 ENOUGH = "/tmp/enough"
+# A host with one emulated processor, that purges without a rest, lets a guest wait for long.
+STARVED = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300"
+PAUSE = 0.3  # between two purges: the guest shares the one processor of its host
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ class Reclaimer:
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        while not self.stop.wait(0.1):
+        while not self.stop.wait(PAUSE):
             self.group.reclaim_all()
             self.rounds += 1
 
@@ -53,7 +56,8 @@ class Reclaimer:
 
 
 def start(vm, group, **options):
-    guest = vm.boot(memory_mib=MEMORY_MIB, devices=[OURS.option("lazy")], cgroup=group, **options)
+    guest = vm.boot(memory_mib=MEMORY_MIB, devices=[OURS.option("lazy")], cgroup=group,
+                    append=STARVED, **options)
     vm.insmod(guest, "virtio_ebb", "age_msec=1")
     return guest
 
@@ -64,7 +68,7 @@ def busy(guest, processes=2):
             for seed, kind in enumerate(("optimistic", "content-free"))]
 
 
-def end(guest, works):
+def end(guest, works, record_property):
     """No answer was wrong; returns take-backs, whole, purged."""
     guest.check(f"touch {ENOUGH}")
     sums = [0, 0, 0]
@@ -73,7 +77,7 @@ def end(guest, works):
         takebacks, whole, purged, _, bad = totals(work.output)
         assert bad == 0, work.output
         sums = [a + b for a, b in zip(sums, (takebacks, whole, purged))]
-    print("take-backs, whole, purged:", *sums, counters(guest))
+    record_property("figure", "take-backs {}, whole {}, purged {}".format(*sums))
     assert counters(guest)["strange"] == 0 and stats(guest)["violations"] == 0
     return sums
 
@@ -83,16 +87,17 @@ def more_purged(guest, than=0):
              lambda: f"purges: {counters(guest)}, {stats(guest)}", 300)
 
 
-def test_a_million_take_backs(vm, programs, group):
+def test_a_million_take_backs(vm, programs, group, record_property):
     """10^6 take-backs, of each kind a third, while the host reclaims and pages out."""
     guest = start(vm, group)
     each = TAKE_BACKS // len(KINDS) // 2 + 1
     sums = [0, 0, 0]
-    with Purger(guest), Reclaimer(group) as reclaimer:
+    with Purger(guest, PAUSE), Reclaimer(group) as reclaimer:
         for kind in KINDS:
             code, output = guest.run(f"volwork -m 16 -p 2 -n {each} -k {kind}", 3600)
             takebacks, whole, purged, _, bad = totals(output)
-            print(kind, takebacks, whole, purged, bad, counters(guest), flush=True)
+            record_property("figure", f"{kind}: take-backs {takebacks}, whole {whole}, purged {purged}, "
+                            f"bad {bad}")
             assert code == 0 and bad == 0, output
             sums = [a + b for a, b in zip(sums, (takebacks, whole, purged))]
         assert reclaimer.rounds > 2
@@ -104,16 +109,16 @@ def test_a_million_take_backs(vm, programs, group):
     guest.check("rmmod virtio_ebb")
 
 
-def test_pre_copy_while_the_host_purges(vm, programs, group, tmp_path):
+def test_pre_copy_while_the_host_purges(vm, programs, group, tmp_path, record_property):
     """A stream so slow that it meets every state of a page, with purges before, meanwhile and
     after; what is copied is permanent while it is copied."""
     source = start(vm, group)
     works = busy(source)
-    with Purger(source):
+    with Purger(source, PAUSE):
         more_purged(source)
     target = start_target(vm, OURS, group)
-    purger = Purger(target)
-    with Purger(source), Reclaimer(group):
+    purger = Purger(target, PAUSE)
+    with Purger(source, PAUSE), Reclaimer(group):
         begin(source, target, f"unix:{tmp_path / 'socket'}")
         before = source.check("cat /sys/class/misc/ebb/counters/whole")
         wait_for(lambda: source.check("cat /sys/class/misc/ebb/counters/whole") != before or
@@ -123,18 +128,18 @@ def test_pre_copy_while_the_host_purges(vm, programs, group, tmp_path):
     purged = counters(target)["purged"]
     with purger, Reclaimer(group):
         more_purged(target, purged)
-    end(target, works)
+    end(target, works, record_property)
 
 
-def test_post_copy_while_the_host_purges(vm, programs, group, tmp_path):
+def test_post_copy_while_the_host_purges(vm, programs, group, tmp_path, record_property):
     """The guest takes back, at the target, pages that are still to come."""
     source = start(vm, group)
     works = busy(source)
-    with Purger(source):
+    with Purger(source, PAUSE):
         more_purged(source)
     target = start_target(vm, OURS, group)
-    purger = Purger(target)
-    with Purger(source):
+    purger = Purger(target, PAUSE)
+    with Purger(source, PAUSE):
         begin(source, target, f"unix:{tmp_path / 'socket'}", "postcopy-ram")
         source.qmp.command("migrate-start-postcopy")
         wait_status(source, "postcopy-active")
@@ -146,15 +151,15 @@ def test_post_copy_while_the_host_purges(vm, programs, group, tmp_path):
     purged = counters(target)["purged"]
     with purger, Reclaimer(group):
         more_purged(target, purged)
-    end(target, works)
+    end(target, works, record_property)
 
 
-def test_savevm_while_the_host_purges(vm, programs, group, tmp_path):
+def test_savevm_while_the_host_purges(vm, programs, group, tmp_path, record_property):
     """Saved and put back in the middle of its work: what the snapshot says to be whole is whole."""
     guest = start(vm, group)
     where = add_snapshot_disk(guest, tmp_path / "snapshots.qcow2")
     works = busy(guest)
-    with Purger(guest), Reclaimer(group):
+    with Purger(guest, PAUSE), Reclaimer(group):
         for tag in ("one", "two"):
             more_purged(guest, counters(guest)["purged"])
             run_job(guest, "snapshot-save", tag=tag, **where)
@@ -162,5 +167,5 @@ def test_savevm_while_the_host_purges(vm, programs, group, tmp_path):
             run_job(guest, "snapshot-load", tag=tag, **where)
             wait_running(guest)
             more_purged(guest, counters(guest)["purged"])
-    sums = end(guest, works)
+    sums = end(guest, works, record_property)
     assert min(sums[1:]) > 100

@@ -20,15 +20,16 @@ def counters(guest):
 class Purger:
     """Has the host's kernel purge a guest's RAM, again and again."""
 
-    def __init__(self, guest):
+    def __init__(self, guest, pause=0.02):
         self.guest = guest
+        self.pause = pause
         self.start = guest.host_address(0)  # asked for here: QMP has one user
         self.rounds = 0
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        while not self.stop.wait(0.02):
+        while not self.stop.wait(self.pause):
             pageout(self.guest.pid, self.start, self.guest.memory_mib * MIB)
             self.rounds += 1
 
