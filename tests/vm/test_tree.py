@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tree's own rules: licences, format, size."""
+"""The tree's own rules: licences, format, size, mutants that still fit."""
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +40,12 @@ def test_code_names_its_licence():
 def test_no_file_is_too_long():
     assert not [f"{p.relative_to(ROOT)}: {n} lines" for p in tree(".c", ".h", ".py")
                 if (n := len(p.read_text().splitlines())) > 800]
+
+
+def test_mutants_fit_the_tree(monkeypatch):
+    """Each rule that is broken on purpose is still where tests/mutants looks for it."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tests/mutants"), *sys.path])
+    from mutants import MUTANTS
+    assert MUTANTS
+    assert not [f"{name}: {path}" for _, name, changes, _ in MUTANTS for path, old, _ in changes
+                if (ROOT / path).read_text().count(old) != 1]
