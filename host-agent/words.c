@@ -130,6 +130,22 @@ static const char *const collect_texts[EBB_COLLECT_MAX] = {
 	[EBB_COLLECT_NO_KERNEL] = "this host's kernel cannot find or free empty page tables",
 };
 
+static int from_word(const char *const *words, size_t nr, const char *word, uint32_t *value)
+{
+	uint32_t i;
+
+	for (i = 0; i < nr; i++) {
+		if (words[i] && strcmp(word, words[i]) == 0) {
+			*value = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+#define FROM_WORD(words, word, value) \
+	from_word(words, sizeof(words) / sizeof((words)[0]), word, value)
+
 const char *mode_word(uint32_t mode)
 {
 	return WORD(mode_words, mode);
@@ -137,15 +153,7 @@ const char *mode_word(uint32_t mode)
 
 int mode_from_word(const char *word, uint32_t *mode)
 {
-	uint32_t i;
-
-	for (i = 0; i < EBB_MODE_MAX; i++) {
-		if (strcmp(word, mode_words[i]) == 0) {
-			*mode = i;
-			return 0;
-		}
-	}
-	return -EINVAL;
+	return FROM_WORD(mode_words, word, mode);
 }
 
 const char *tables_word(uint32_t mode)
@@ -155,15 +163,7 @@ const char *tables_word(uint32_t mode)
 
 int tables_from_word(const char *word, uint32_t *mode)
 {
-	uint32_t i;
-
-	for (i = 0; i < EBB_TABLES_MAX; i++) {
-		if (strcmp(word, tables_words[i]) == 0) {
-			*mode = i;
-			return 0;
-		}
-	}
-	return -EINVAL;
+	return FROM_WORD(tables_words, word, mode);
 }
 
 const char *merge_word(uint32_t merge)
@@ -173,15 +173,7 @@ const char *merge_word(uint32_t merge)
 
 int merge_from_word(const char *word, uint32_t *merge)
 {
-	uint32_t i;
-
-	for (i = 0; i < EBB_MERGE_MAX; i++) {
-		if (strcmp(word, merge_words[i]) == 0) {
-			*merge = i;
-			return 0;
-		}
-	}
-	return -EINVAL;
+	return FROM_WORD(merge_words, word, merge);
 }
 
 const char *stage_word(uint32_t stage)

@@ -448,7 +448,7 @@ def test_a_device_that_breaks_is_reset(boot, vm, with_mutants):
      "virtio_ebb_check_resp(rq->in, rq->used_bytes - 1,"),
     ("report.c", "verdict = verdicts[i];",
      "verdict = verdicts[i];\n\t\tebb_put_le16(&verdict.verdict, 77);"),
-    ("command.c", "*cmd = *buffer;", "*cmd = *buffer;\n\t\t\tebb_put_le64(&cmd->id, 0);"),
+    ("command.c", "*cmd = *buffer;", "*cmd = *buffer;\n\t\t\tebb_put_le64(&cmd->command.id, 0);"),
 ], ids=["short-answer", "unknown-verdict", "command-without-id"])
 def test_a_device_that_lies_is_reset(boot, with_mutants, change):
     """A changed driver sees what no device of ours says: it resets the device and gets along."""

@@ -13,45 +13,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "pagemap_scan.h"
 #include "presence.h"
 
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-
-/* The kernel's interface, which the headers of older distributions do not have. */
-#define SCAN_PRESENT (1ull << 3)
-#define SCAN_SWAPPED (1ull << 4)
-#define SCAN_ZEROS   (1ull << 5)
-#define SCAN_HUGE    (1ull << 6)
-
-struct scan_run {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
-
-struct scan_order {
-	uint64_t size;
-	uint64_t flags;
-	uint64_t start;
-	uint64_t end;
-	uint64_t walk_end; /* out: where it stopped */
-	uint64_t runs;
-	uint64_t max_runs;
-	uint64_t max_pages;
-	uint64_t inverted;
-	uint64_t all_of;
-	uint64_t any_of;
-	uint64_t wanted;
-};
-
-#define SCAN_IOCTL _IOWR('f', 16, struct scan_order)
-#define MAX_RUNS   64
+#define MAX_RUNS 64
 
 static void set_bits(uint64_t *words, uint64_t first, uint64_t end)
 {

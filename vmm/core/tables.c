@@ -19,43 +19,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "pagemap_scan.h"
 #include "tables.h"
 
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-
-/* The kernel's interface, as in presence.c. */
-#define SCAN_WRITTEN (1ull << 1)
-#define SCAN_PRESENT (1ull << 3)
-#define SCAN_SWAPPED (1ull << 4)
-#define SCAN_ENTRY   (SCAN_PRESENT | SCAN_SWAPPED)
-
-struct scan_run {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
-
-struct scan_order {
-	uint64_t size;
-	uint64_t flags;
-	uint64_t start;
-	uint64_t end;
-	uint64_t walk_end; /* out: where it stopped */
-	uint64_t runs;
-	uint64_t max_runs;
-	uint64_t max_pages;
-	uint64_t inverted;
-	uint64_t all_of;
-	uint64_t any_of;
-	uint64_t wanted;
-};
-
-#define SCAN_IOCTL _IOWR('f', 16, struct scan_order)
+#define SCAN_ENTRY (SCAN_PRESENT | SCAN_SWAPPED)
 #define MAX_RUNS   256
 
 /* Book a run of pages without (empty) or with an entry to the blocks that it reaches into. */
