@@ -74,6 +74,10 @@ static const struct number_key {
 	{                                                                       \
 		"policy", #field, offsetof(struct conf, policy.field), min, max \
 	}
+#define KSM(field, min, max)                                                        \
+	{                                                                           \
+		"policy", "ksm_" #field, offsetof(struct conf, ksm.field), min, max \
+	}
 	NUMBER("ebbd", sample_interval_msec, EBB_AGENT_SAMPLE_INTERVAL_MIN_MSEC,
 	       EBB_AGENT_SAMPLE_INTERVAL_MAX_MSEC),
 	NUMBER("ebbd", hello_timeout_msec, 100, 600000),
@@ -93,6 +97,10 @@ static const struct number_key {
 	POLICY(calm_msec, 0, 3600000),
 	POLICY(answer_msec, 0, 600000),
 	POLICY(settle_msec, 0, 3600000),
+	KSM(cpu_percent, 1, 100),
+	KSM(max_pages, 0, UINT_MAX),
+	KSM(interval_msec, 100, 3600000),
+#undef KSM
 #undef NUMBER
 #undef POLICY
 };
@@ -184,6 +192,16 @@ static void take_merge(struct parser *parser, const char *value, uint32_t *merge
 		complain(parser, "merge = %s: write " EBB_MERGE_WORDS, value);
 }
 
+static void take_ksm(struct parser *parser, const char *value, bool *steer)
+{
+	if (strcmp(value, "steer") == 0)
+		*steer = true;
+	else if (strcmp(value, "off") == 0)
+		*steer = false;
+	else
+		complain(parser, "ksm = %s: write off or steer", value);
+}
+
 static void take_bool(struct parser *parser, const char *key, const char *value, bool *to)
 {
 	if (strcmp(value, "yes") == 0)
@@ -224,6 +242,10 @@ static bool take_policy(struct parser *parser, const char *key, const char *valu
 		take_tables(parser, value, &conf->tables);
 	} else if (strcmp(key, "merge") == 0) {
 		take_merge(parser, value, &conf->merge);
+	} else if (strcmp(key, "ksm") == 0) {
+		take_ksm(parser, value, &conf->ksm.steer);
+	} else if (strcmp(key, "ksm_zero_pages") == 0) {
+		take_bool(parser, key, value, &conf->ksm.zero_pages);
 	} else if (strcmp(key, "release") == 0) {
 		take_bool(parser, key, value, &conf->release_when_short);
 	} else if (strcmp(key, "guest_floor") == 0) {
@@ -398,6 +420,8 @@ static char *read_line(char *text, int text_bytes, void *user)
  * page tables each 10 s, 4096 in a pass, 64 at least: a pass frees 16 MiB at most, behind 8 GiB of
  *   the guest's memory, and asks for nothing below 256 KiB.
  * settle 2 s: two samples after a release.
+ * KSM 20 % of a processor, a step each 10 s: what an operator would not mind; a step is long
+ *   against ksmd's clock ticks, and /proc is searched for ksmtuned once in each.
  */
 static int set_defaults(struct conf *conf)
 {
@@ -422,6 +446,7 @@ static int set_defaults(struct conf *conf)
 		.page_tables_amount = 4096,
 		.page_tables_least = 64,
 		.release_when_short = true,
+		.ksm = { .cpu_percent = 20, .interval_msec = 10000 },
 		.policy = {
 			.nearing_percent = 20,
 			.short_percent = 10,

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "ksm_policy.h"
 #include "policy.h"
 
 #define CONF_PATH "/etc/ebb/ebbd.conf"
@@ -45,6 +46,7 @@ struct conf {
 	unsigned int page_tables_delay_msec;
 	unsigned int page_tables_amount; /* tables in a pass */
 	unsigned int page_tables_least;
+	struct ksm_conf ksm;
 	struct conf_guest *guests;
 };
 

@@ -383,6 +383,18 @@ void format_guest(FILE *file, struct json_object *guest)
 	}
 }
 
+static void format_ksm(FILE *file, struct json_object *ksm)
+{
+	fprintf(file, "KSM: run %s, ksmd %s %% of a processor, pages_sharing %s", word(ksm, "run"),
+		word(ksm, "ksmd_cpu_percent"), word(ksm, "pages_sharing"));
+	if (strcmp(word(ksm, "steer"), "steer") != 0)
+		fprintf(file, "; not steered by ebbd\n");
+	else if (at(ksm, "why"))
+		fprintf(file, "; steered by ebbd: %s\n", word(ksm, "why"));
+	else
+		fprintf(file, "; to be steered by ebbd, owner: %s\n", word(ksm, "owner"));
+}
+
 void format_status(FILE *file, struct json_object *status)
 {
 	struct json_object *limits = at(status, "limits"), *limit;
@@ -394,6 +406,8 @@ void format_status(FILE *file, struct json_object *status)
 	if (at(status, "host.sec_page_table_bytes"))
 		fprintf(file, "page tables of KVM, of all guests: %s\n",
 			size_at(status, "host.sec_page_table_bytes", total));
+	if (at(status, "ksm"))
+		format_ksm(file, at(status, "ksm"));
 	for (i = 0; limits && i < json_object_array_length(limits); i++) {
 		limit = json_object_array_get_idx(limits, i);
 		fprintf(file, "cgroup %s: %s, %s of %s available\n", word(limit, "cgroup"),

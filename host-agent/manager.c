@@ -232,6 +232,28 @@ static void drop_stuck(struct manager *manager)
 		peer_end(peer, true, "it has not read for %u ms", manager->conf.stuck_timeout_msec);
 }
 
+/* What KSM may merge of all guests that are connected, as their executors say. */
+static uint64_t mergeable_bytes(const struct manager *manager)
+{
+	const struct guest *guest;
+	uint64_t bytes = 0;
+	bool whole;
+
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	{
+		if (guest->has_merge_state)
+			whole = ebb_get_le32(&guest->merge_state.flags) & EBB_MERGE_F_WHOLE;
+		else /* an older executor */
+			whole = guest->sample_usec &&
+				ebb_get_le32(&guest->sample.flags) & EBB_SAMPLE_F_MERGEABLE;
+		if (whole)
+			bytes += ebb_get_le64(&guest->sample.ram_bytes);
+		else if (guest->has_merge_state)
+			bytes += ebb_get_le64(&guest->merge_state.marked_bytes);
+	}
+	return bytes;
+}
+
 static void run_round(struct manager *manager)
 {
 	struct domain *domain, *next_domain;
@@ -259,6 +281,8 @@ static void run_round(struct manager *manager)
 		release_for(manager, domain);
 	}
 	drop_stuck(manager);
+	ksm_steer_step(&manager->ksm, &manager->conf.ksm, mergeable_bytes(manager),
+		       manager_now_usec(manager));
 	sd_notifyf(false, "STATUS=%u guests; host %s, %llu MiB available%s", manager->nr_guests,
 		   manager->host.gauge.stage ? stage_word(manager->host.gauge.stage) : "unknown",
 		   (unsigned long long)manager->host.level.available_bytes >> 20,
@@ -351,6 +375,7 @@ void manager_reload(struct manager *manager)
 		conf_deinit(&manager->conf);
 		manager->conf = conf;
 		manager_guest_modes(manager);
+		ksm_steer_reload(&manager->ksm, &conf.ksm);
 		log_info("the configuration is read anew");
 	}
 	sd_notify(false, "READY=1");
@@ -389,6 +414,7 @@ static int add_sources(struct manager *manager)
 /* The configuration, the event loop and dry_run are there already. */
 int manager_init(struct manager *manager)
 {
+	const char *ksm_dir, *proc_dir;
 	int r;
 
 	LIST_INIT(&manager->peers);
@@ -397,6 +423,7 @@ int manager_init(struct manager *manager)
 	TAILQ_INIT(&manager->guests);
 	manager->socket_fd = manager->control_fd = -1;
 	manager->mounts.v1.dirfd = manager->mounts.v2.dirfd = -1;
+	manager->ksm.ksm_dirfd = manager->ksm.proc_dirfd = -1;
 	manager->proc_dirfd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (manager->proc_dirfd < 0) {
 		log_error("/proc: %s: mount it", strerror(errno));
@@ -407,6 +434,10 @@ int manager_init(struct manager *manager)
 		log_error("cannot find the cgroups' mount points: %s", strerror(-r));
 		return r;
 	}
+	ksm_dir = getenv("EBB_KSM_DIR");
+	proc_dir = getenv("EBB_KSM_PROC_DIR");
+	ksm_steer_init(&manager->ksm, ksm_dir ? ksm_dir : KSM_DIR, proc_dir ? proc_dir : "/proc",
+		       manager->conf.state_path, manager->dry_run);
 	r = state_load(&manager->state, manager->conf.state_path);
 	if (r < 0)
 		log_warning("%s: %s: what ebbctl had set is lost", manager->conf.state_path,
@@ -444,6 +475,7 @@ void manager_deinit(struct manager *manager)
 	sd_event_source_disable_unref(manager->control_source);
 	sd_event_source_disable_unref(manager->reap_source);
 	listen_close(manager);
+	ksm_steer_deinit(&manager->ksm);
 	cgroup_mounts_close(&manager->mounts);
 	state_deinit(&manager->state);
 	if (manager->proc_dirfd >= 0)

@@ -10,6 +10,7 @@
 
 #include "cgroup.h"
 #include "conf.h"
+#include "ksm_steer.h"
 #include "log.h"
 #include "policy.h"
 #include "proc.h"
@@ -62,6 +63,7 @@ struct manager {
 	struct domain host;
 	struct proc_host proc_host;
 	struct domain_list domains; /* all but the host */
+	struct ksm_steer ksm;
 	uint64_t last_release_id;
 
 	uint64_t complaint_usec; /* the log budget for peers' faults, see peer.c */

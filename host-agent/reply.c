@@ -101,6 +101,31 @@ static struct json_object *host_object(const struct manager *manager)
 	return object;
 }
 
+/* KSM on this host: its figures as of the last step, and who steers it. */
+static struct json_object *ksm_object(const struct manager *manager)
+{
+	const struct ksm_steer *ksm = &manager->ksm;
+	struct json_object *object = json_object_new_object();
+	bool known = ksm->has_now;
+
+	add_word(object, "steer", manager->conf.ksm.steer ? "steer" : "off");
+	add_word(object, "owner", ksm_owner_word(ksm->owner));
+	add_word(object, "why", ksm->owner == KSM_OWNER_EBBD ? ksm_why_word(ksm->plan.why) : NULL);
+	add_u64_if(object, "run", known, ksm->now.run);
+	add_u64_if(object, "pages_to_scan", known, ksm->now.pages_to_scan);
+	add_u64_if(object, "use_zero_pages", known && ksm->now.has_zero_pages,
+		   ksm->now.use_zero_pages);
+	add_u64_if(object, "pages_shared", known, ksm->figures.pages_shared);
+	add_u64_if(object, "pages_sharing", known, ksm->figures.pages_sharing);
+	add_u64_if(object, "full_scans", known, ksm->figures.full_scans);
+	json_object_object_add(object, "profit_bytes",
+			       known && ksm->figures.has_profit
+				       ? json_object_new_int64(ksm->figures.profit_bytes)
+				       : NULL);
+	add_u64_if(object, "ksmd_cpu_percent", ksm->has_cpu, ksm->plan.cpu_percent);
+	return object;
+}
+
 struct json_object *reply_status(struct manager *manager)
 {
 	struct json_object *reply = reply_ok();
@@ -111,6 +136,7 @@ struct json_object *reply_status(struct manager *manager)
 	add_bool(reply, "dry_run", manager->dry_run);
 	add_u64(reply, "nr_guests", manager->nr_guests);
 	json_object_object_add(reply, "host", host_object(manager));
+	json_object_object_add(reply, "ksm", ksm_object(manager));
 	LIST_FOREACH(domain, &manager->domains, link)
 	json_object_array_add(domains, domain_object(domain));
 	json_object_object_add(reply, "limits", domains);

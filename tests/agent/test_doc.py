@@ -5,6 +5,7 @@ import re
 
 import wire
 from test_control import GUEST_KEYS
+from test_ksm import KEYS as KSM_KEYS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "docs/agent-protocol.md").read_text()
@@ -60,5 +61,5 @@ def test_sample_configuration_is_good(idle_ebbd):
 
 def test_every_json_key_is_documented():
     page = (ROOT / "docs/man/ebbctl.1.scd").read_text()
-    for key in GUEST_KEYS:
+    for key in GUEST_KEYS | KSM_KEYS:
         assert f"*{key}*" in page, key
