@@ -80,7 +80,6 @@ static unsigned long ebb_retry = RETRY_MIN;
 static DEFINE_MUTEX(ebb_host_lock);
 static struct ebb_device *ebb_host; /* written with the worker at rest */
 static bool ebb_take_all;	    /* the host has lost its marks */
-static bool ebb_whole_only; /* the host's worker: it has huge pages, and does not split them */
 
 static void ebb_offer_work(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ebb_work, ebb_offer_work);
@@ -186,11 +185,6 @@ static bool ebb_arm_folio(struct ebb_object *obj, struct ebb_chunk *chunk, struc
 	}
 	*next = index;
 	return true;
-}
-
-static bool ebb_folio_is_inside(struct folio *folio, pgoff_t first, pgoff_t last)
-{
-	return folio->index >= first && folio->index + folio_nr_pages(folio) - 1 <= last;
 }
 
 /* The chunk, made if it is not there. The guest's own shortage is no reason to try hard. */
@@ -304,11 +298,6 @@ static pgoff_t ebb_arm(struct ebb_object *obj, pgoff_t first, pgoff_t last, u64 
 			folio_put(folio);
 			break;
 		}
-		if (ebb_whole_only && !ebb_folio_is_inside(folio, first, last)) {
-			index = folio->index + folio_nr_pages(folio);
-			folio_put(folio);
-			continue;
-		}
 		if (index >= unmapped && !folio_test_large(folio))
 			unmapped = ebb_unmap_ahead(obj, index, last);
 		next = index;
@@ -409,8 +398,6 @@ static u32 ebb_object_lands(struct ebb_device *ebb, struct ebb_batch *batch, u32
 		range = batch->segs[end].range;
 		refused = err || ebb_get_le16(&verdicts[range].verdict) == VIRTIO_EBB_NOT_MARKED;
 		general = err || ebb_reason_is_general(ebb_get_le16(&verdicts[range].reason));
-		if (!err && ebb_get_le16(&verdicts[range].reason) == VIRTIO_EBB_REASON_FRAGMENT)
-			ebb_whole_only = true;
 		if (refused && general)
 			batch->give_up = true;
 		ebb_seg_land(&batch->segs[end], refused, !general);
@@ -543,6 +530,15 @@ static void ebb_move_evictable(struct ebb_object *obj)
 	}
 }
 
+/* What was refused, another host may take. */
+static void ebb_forget_refusals(struct ebb_object *obj)
+{
+	struct ebb_chunk *chunk;
+	unsigned long i;
+
+	xa_for_each(&obj->chunks, i, chunk) chunk->refused_epoch = 0;
+}
+
 static void ebb_take_all_back(void)
 {
 	u64 pass = ebb_object_new_pass();
@@ -551,6 +547,7 @@ static void ebb_take_all_back(void)
 	while ((obj = ebb_object_next(pass))) {
 		mutex_lock(&obj->lock);
 		ebb_take_range(obj, 0, obj->pages - 1);
+		ebb_forget_refusals(obj);
 		WRITE_ONCE(obj->has_news, true);
 		mutex_unlock(&obj->lock);
 		ebb_object_put(obj);
@@ -584,10 +581,8 @@ static void ebb_offer_work(struct work_struct *work)
 	struct ebb_object *obj;
 	u64 pass;
 
-	if (xchg(&ebb_take_all, false)) {
+	if (xchg(&ebb_take_all, false))
 		ebb_take_all_back();
-		ebb_whole_only = false; /* it may be another host */
-	}
 	if (may)
 		ebb_drain_all();
 	ebb_left_out = 0;
@@ -676,7 +671,6 @@ void ebb_offers_stop(struct ebb_device *ebb)
 	if (ebb_host == ebb) {
 		cancel_delayed_work_sync(&ebb_work);
 		WRITE_ONCE(ebb_host, NULL);
-		ebb_whole_only = false;
 		ebb_take_all_back();
 	}
 	mutex_unlock(&ebb_host_lock);

@@ -149,11 +149,13 @@ static void end(struct ebb_executor *executor, uint32_t status)
 
 static bool add_candidate(struct ebb_collect *collect, uint64_t gpa, uint64_t bytes)
 {
-	struct ebb_candidate *last = &collect->ranges[collect->nr_ranges - 1];
+	struct ebb_candidate *last = NULL;
 
+	if (collect->nr_ranges)
+		last = &collect->ranges[collect->nr_ranges - 1];
 	if (collect->tables.asked + collect->found_now >= collect->most_tables)
 		return false;
-	if (collect->nr_ranges && last->gpa + last->bytes == gpa) {
+	if (last && last->gpa + last->bytes == gpa) {
 		last->bytes += bytes;
 		return true;
 	}
