@@ -39,10 +39,12 @@ def purge_what_was_freed(guest, work, percent):
     """So much of it becomes free, is marked, and then taken by the host's kernel."""
     before = guest.sample()
     work.ask(f"free {percent}")
-    # What is free lies in whole blocks then: nothing else is offered.
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
-    wait_for(lambda: guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * percent // 100 // 2,
-             lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300)
+
+    def marked():
+        # Only whole blocks are offered.
+        guest.check("echo 1 >/proc/sys/vm/compact_memory")
+        return guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * percent // 100 // 2
+    wait_for(marked, lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300, 1)
     start = guest.host_address(0)
 
     def taken():
