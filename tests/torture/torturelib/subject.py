@@ -26,6 +26,9 @@ DEVICES = {"ebb": "virtio-ebb-pci", "balloon": "virtio-ebb-balloon-pci"}
 
 # Volatile objects, one kind after the other, each with a model of its own; not while /dev/ebb goes.
 VOLATILE_MIB = 12
+# Left for it: the object, its model, what the driver keeps of its pages, and the one before it that
+# has yet to go.
+VOLATILE_ROOM_MIB = 40
 VOLATILE = """n=0
 while [ ! -e /tmp/enough ]; do
     [ -e /tmp/reload ] || [ ! -e /dev/ebb ] && {{ usleep 50000; continue; }}
@@ -117,7 +120,7 @@ class Subject:
             available_kib = self.guest.meminfo()["MemAvailable"]
             mib = available_kib * SHARE_PERCENT // 100 // 1024
             if self.front == "ebb":
-                mib -= VOLATILE_MIB
+                mib -= VOLATILE_ROOM_MIB
             seed = random.Random(f"{self.lab.seed}/guest/{self.index}/{number}").getrandbits(63)
             common = random.Random(f"{self.lab.seed}/common").getrandbits(63)
             self.moved = time.monotonic()
