@@ -3,11 +3,10 @@
 takes pages through MMU notifiers while the guest takes them back. volwork holds each answer against
 a model: whole is bit-identical, purged is never seen again, and what is not volatile stays."""
 import os
-import threading
 
 import pytest
 
-from harness.volatile import Purger, counters
+from harness.volatile import Again, Purger, counters
 from harness.wait import wait_for
 from test_guest_memory import FRONTS, MIB, stats
 from test_migration import add_snapshot_disk, run_job, wait_running, wait_status
@@ -32,27 +31,11 @@ def group(memory_cgroup):
     return group
 
 
-class Reclaimer:
-    """Reclaims all that can be, again and again: pressure on the whole group."""
+class Reclaimer(Again):
+    """Reclaims all that can be: pressure on the whole group."""
 
     def __init__(self, group):
-        self.group = group
-        self.stop = threading.Event()
-        self.rounds = 0
-        self.thread = threading.Thread(target=self.run, daemon=True)
-
-    def run(self):
-        while not self.stop.wait(PAUSE):
-            self.group.reclaim_all()
-            self.rounds += 1
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *unused):
-        self.stop.set()
-        self.thread.join()
+        super().__init__(group.reclaim_all, PAUSE)
 
 
 def start(vm, group, **options):

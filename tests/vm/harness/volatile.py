@@ -17,20 +17,19 @@ def counters(guest):
     return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
 
 
-class Purger:
-    """Has the host's kernel purge a guest's RAM, again and again."""
+class Again:
+    """Does something again and again, in a thread of its own, while the with block lasts."""
 
-    def __init__(self, guest, pause=0.02):
-        self.guest = guest
+    def __init__(self, act, pause):
+        self.act = act
         self.pause = pause
-        self.start = guest.host_address(0)  # asked for here: QMP has one user
         self.rounds = 0
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
         while not self.stop.wait(self.pause):
-            pageout(self.guest.pid, self.start, self.guest.memory_mib * MIB)
+            self.act()
             self.rounds += 1
 
     def __enter__(self):
@@ -40,6 +39,14 @@ class Purger:
     def __exit__(self, *unused):
         self.stop.set()
         self.thread.join()
+
+
+class Purger(Again):
+    """Has the host's kernel purge a guest's RAM."""
+
+    def __init__(self, guest, pause=0.02):
+        start = guest.host_address(0)  # asked for here: QMP has one user
+        super().__init__(lambda: pageout(guest.pid, start, guest.memory_mib * MIB), pause)
 
 
 class Served:
