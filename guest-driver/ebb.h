@@ -104,6 +104,7 @@ struct ebb_device {
 	bool registered; /* prdev is; written by start, stop and the worker */
 	bool told_busy;
 	bool poisoned; /* free pages hold a pattern */
+	u64 isolated_bytes; /* off the free lists, in report() alone; the OOM notifier reads it */
 
 	spinlock_t need_lock; /* leaf: need, flagged_total_bytes */
 	struct ebb_need need;
@@ -152,6 +153,7 @@ u32 ebb_release(struct ebb_device *ebb, const struct virtio_ebb_command *cmd,
 u32 ebb_collect(struct ebb_device *ebb, const struct virtio_ebb_collect *cmd,
 		struct ebb_need *outcome);
 void ebb_pass_work(struct work_struct *work);
+u64 ebb_report_await(struct ebb_device *ebb);
 
 /* marks.c */
 u64 ebb_marks_count(void);

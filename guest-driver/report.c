@@ -6,14 +6,15 @@
  * puts them back when it returns; that is the isolation of rule 1. A release or an offer
  * of everything anew runs the same work at once and again until the need is met.
  *
- * Owns:    prdev, the request buffer for offers, need.
- * Thread:  report() runs in the reporting work (system_wq), one at a time; everything
- *          else is the worker's.
+ * Owns:    prdev, the request buffer for offers, need, isolated_bytes.
+ * Thread:  report() runs in the reporting work (system_wq), one at a time; ebb_report_await() in
+ *          whoever is about to wake the OOM killer; everything else is the worker's.
  * Locks:   need_lock (leaf), never held while waiting.
  * Never:   allocates; touches what it offers; returns from report() while the device may
  *          still act on a range.
  */
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/scatterlist.h>
 
 #include "compat.h"
@@ -22,6 +23,11 @@
 
 /* After a release that got enough, the rest is reported at page reporting's own pace. */
 #define RESUME_DELAY (2 * HZ)
+
+static unsigned int oom_wait_msec = 10000;
+module_param(oom_wait_msec, uint, 0644);
+MODULE_PARM_DESC(oom_wait_msec,
+		 "how long the OOM killer waits for free memory that the host has in its hands, ms");
 
 /* What one batch came to. */
 struct ebb_tally {
@@ -135,6 +141,17 @@ static void ebb_count(struct ebb_device *ebb, const struct ebb_tally *tally, u64
 	spin_unlock(&ebb->need_lock);
 }
 
+static u64 ebb_sum_bytes(struct scatterlist *sgl, unsigned int nents)
+{
+	struct scatterlist *sg;
+	unsigned int i;
+	u64 bytes = 0;
+
+	for_each_sg(sgl, sg, nents, i)
+		bytes += sg->length;
+	return bytes;
+}
+
 /*
  * Page reporting's callback: the blocks in sgl are isolated until it returns. 0 flags them
  * as reported, so that they are not offered again while they stay free. An error ends the
@@ -159,16 +176,43 @@ static int ebb_report(struct page_reporting_dev_info *prdev, struct scatterlist 
 
 	if (!ebb_may_offer(ebb, &command_id, &collect))
 		return -EAGAIN;
+	WRITE_ONCE(ebb->isolated_bytes, ebb_sum_bytes(sgl, nents));
 	while (nents && !err) {
 		count = min(nents, ebb->max_ranges);
 		err = ebb_offer(ebb, &sg, count, command_id, &tally);
 		nents -= count;
 	}
+	WRITE_ONCE(ebb->isolated_bytes, 0);
 	if (!err && !tally.accepted_bytes && tally.refused_in_general &&
 	    !(collect && tally.refused_at_rest))
 		err = -EAGAIN;
 	ebb_count(ebb, &tally, command_id, !err);
 	return err;
+}
+
+/*
+ * The guest is out of memory, but for the batch that the host has in its hands: the kernel takes
+ * one only where its low watermark stays, and a guest can use that up before a slow host answers.
+ * Wait until the batch is back on the free lists, since it comes back without any memory for it.
+ * Returns how much that was; 0: nothing was away, or it did not come.
+ */
+u64 ebb_report_await(struct ebb_device *ebb)
+{
+	unsigned long deadline = jiffies + msecs_to_jiffies(READ_ONCE(oom_wait_msec));
+	u64 bytes = READ_ONCE(ebb->isolated_bytes);
+
+	if (!bytes)
+		return 0;
+	dev_notice_ratelimited(&ebb->vdev->dev,
+			       "out of memory: waiting for %llu KiB that the host has in its hands\n",
+			       bytes >> 10);
+	/* The blocks are back when the work is over, a little after report(). */
+	while (work_busy(&ebb->prdev.work.work) & WORK_BUSY_RUNNING) {
+		if (time_after_eq(jiffies, deadline))
+			return 0;
+		schedule_timeout_uninterruptible(1);
+	}
+	return bytes;
 }
 
 void ebb_report_register(struct ebb_device *ebb)

@@ -5,8 +5,8 @@
  * Owns:    the count of OOM events and the estimate of what was used again.
  * Thread:  the worker; ebb_guest_is_short() and the OOM notifier run anywhere.
  * Locks:   need_lock (leaf).
- * Never:   sleeps in the OOM notifier; frees anything there: the one batch in flight is
- *          the device's until it has answered.
+ * Never:   frees anything in the OOM notifier: the one batch in flight is the device's until it
+ *          has answered, so all that can be done is to wait for that.
  */
 #include <linux/mm.h>
 
@@ -32,7 +32,9 @@ int ebb_oom_notify(struct notifier_block *nb, unsigned long unused, void *freed_
 {
 	struct ebb_device *ebb = container_of(nb, struct ebb_device, oom_nb);
 
+	/* From now on a batch that comes is given back at once. */
 	atomic_long_inc(&ebb->oom_events);
+	*(unsigned long *)freed_pages += ebb_report_await(ebb) >> PAGE_SHIFT;
 	return NOTIFY_OK;
 }
 

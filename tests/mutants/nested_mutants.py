@@ -6,7 +6,7 @@ CASES = {
     ("1", "QEMU does not wait for the executor at a reset"):
         "cases/test_ends.py::test_reset_with_offers_in_flight",
     ("2", "what KSM may hold is marked"):
-        "cases/test_merging.py::test_a_page_left_behind_by_its_other_user",
+        "cases/test_ksm.py::test_a_page_left_behind_by_its_other_user",
     ("6", "post-copy forbids nothing"): "cases/test_moving.py::test_post_copy[virtio_ebb]",
     ("6", "a background snapshot forbids nothing"): "cases/test_moving.py::test_background_snapshot",
     ("6", "the VMM's word that forbids discards is not heard"):

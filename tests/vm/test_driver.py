@@ -292,6 +292,38 @@ def test_an_offer_in_flight_is_isolated(boot):
              lambda: f"all memory to be free again: {ebb.free_bytes()} of {free}")
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "does-not-wait"])
+def test_the_oom_killer_waits_for_an_offer_in_flight(boot, vm, waits):
+    """Rule 9: a slow host has free memory in its hands, which a program of the guest needs. It gets
+    it when the answer is there; were the kernel told not to wait, it would end the program."""
+    ebb = boot(mode="off", memory_mib=448)
+    wait = "/sys/module/virtio_ebb/parameters/oom_wait_msec"
+    ebb.guest.check(f"echo {600000 if waits else 0} >{wait}")
+    if not waits:
+        vm.expect_trouble = r"oom-kill|Out of memory|Call Trace"
+    work = ebb.guest.memwork(340)
+    work.ask("fill 150")
+    free = ebb.guest.meminfo()["MemAvailable"] >> 10
+    with held(ebb.guest.pid, EXECUTOR):
+        ebb.guest.qmp.set(PATH, "mode", "eager")
+        wait_for(lambda: offers_in_flight(ebb) > 0, "an offer of the guest")
+        left = ebb.guest.meminfo()["MemAvailable"] >> 10
+        wanted = (left + free) // 2  # more than is left, less than there will be
+        assert left + 30 < wanted, (left, free)
+        work.write(f"fill {wanted}\n")
+        wait_for(lambda: "that the host has in its hands" in ebb.guest.console(),
+                 "the guest to be out of memory")
+        if not waits:
+            wait_for(lambda: "Out of memory: Killed process" in ebb.guest.console(), "the OOM killer")
+            return
+    answer = work.read_line(300)
+    assert answer.startswith("ok"), answer
+    assert "Killed process" not in ebb.guest.console()
+    work.ask("verify")
+    ebb.finish(work)
+    ebb.guest_stats(lambda g: g[7] > 0)
+
+
 # ---- the ends of a driver's life ----
 
 def test_unload_while_an_offer_is_in_flight(boot):

@@ -49,3 +49,10 @@ def test_mutants_fit_the_tree(monkeypatch):
     assert MUTANTS
     assert not [f"{name}: {path}" for _, name, changes, _ in MUTANTS for path, old, _ in changes
                 if (ROOT / path).read_text().count(old) != 1]
+
+
+def test_names_of_test_files_differ():
+    """Those of vm, nested/cases and nested/bench are collected in one run, by their names alone."""
+    names = [p.name for folder in ("vm", "nested") for p in (ROOT / "tests" / folder).rglob("test_*.py")]
+    assert len(names) > 20
+    assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)
