@@ -103,7 +103,7 @@ struct ebb_device {
 	struct page_reporting_dev_info prdev;
 	bool registered; /* prdev is; written by start, stop and the worker */
 	bool told_busy;
-	bool poisoned; /* free pages hold a pattern */
+	bool poisoned;	    /* free pages hold a pattern */
 	u64 isolated_bytes; /* off the free lists, in report() alone; the OOM notifier reads it */
 
 	spinlock_t need_lock; /* leaf: need, flagged_total_bytes */

@@ -26,8 +26,9 @@
 
 static unsigned int oom_wait_msec = 10000;
 module_param(oom_wait_msec, uint, 0644);
-MODULE_PARM_DESC(oom_wait_msec,
-		 "how long the OOM killer waits for free memory that the host has in its hands, ms");
+MODULE_PARM_DESC(
+	oom_wait_msec,
+	"how long the OOM killer waits for free memory that the host has in its hands, ms");
 
 /* What one batch came to. */
 struct ebb_tally {
@@ -147,8 +148,7 @@ static u64 ebb_sum_bytes(struct scatterlist *sgl, unsigned int nents)
 	unsigned int i;
 	u64 bytes = 0;
 
-	for_each_sg(sgl, sg, nents, i)
-		bytes += sg->length;
+	for_each_sg(sgl, sg, nents, i) bytes += sg->length;
 	return bytes;
 }
 
@@ -203,9 +203,10 @@ u64 ebb_report_await(struct ebb_device *ebb)
 
 	if (!bytes)
 		return 0;
-	dev_notice_ratelimited(&ebb->vdev->dev,
-			       "out of memory: waiting for %llu KiB that the host has in its hands\n",
-			       bytes >> 10);
+	dev_warn_ratelimited(
+		&ebb->vdev->dev,
+		"no memory left: waiting for %llu KiB that the host has in its hands\n",
+		bytes >> 10);
 	/* The blocks are back when the work is over, a little after report(). */
 	while (work_busy(&ebb->prdev.work.work) & WORK_BUSY_RUNNING) {
 		if (time_after_eq(jiffies, deadline))

@@ -296,17 +296,18 @@ def test_an_offer_in_flight_is_isolated(boot):
 def test_the_oom_killer_waits_for_an_offer_in_flight(boot, vm, waits):
     """Rule 9: a slow host has free memory in its hands, which a program of the guest needs. It gets
     it when the answer is there; were the kernel told not to wait, it would end the program."""
-    ebb = boot(mode="off", memory_mib=448)
+    ebb = boot(mode="eager", memory_mib=448, stage=ag.STAGE_PLENTY)
     wait = "/sys/module/virtio_ebb/parameters/oom_wait_msec"
     ebb.guest.check(f"echo {600000 if waits else 0} >{wait}")
     if not waits:
         vm.expect_trouble = r"oom-kill|Out of memory|Call Trace"
     work = ebb.guest.memwork(340)
-    work.ask("fill 150")
     free = ebb.guest.meminfo()["MemAvailable"] >> 10
+    work.ask("fill 280")
+    ebb.release(flags=RELEASE_F_ANEW)  # what comes next are the blocks that become free now
     with held(ebb.guest.pid, EXECUTOR):
-        ebb.guest.qmp.set(PATH, "mode", "eager")
-        wait_for(lambda: offers_in_flight(ebb) > 0, "an offer of the guest")
+        work.ask("free 280")
+        wait_for(lambda: offers_in_flight(ebb) > 8, "an offer of the guest", 60)
         left = ebb.guest.meminfo()["MemAvailable"] >> 10
         wanted = (left + free) // 2  # more than is left, less than there will be
         assert left + 30 < wanted, (left, free)
