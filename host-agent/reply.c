@@ -294,6 +294,7 @@ static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 	struct json_object *object = json_object_new_object();
 
 	add_bool(object, "supported", ebb_get_le32(&tables->flags) & EBB_TABLES_F_CAN);
+	add_bool(object, "moves", ebb_get_le32(&tables->flags) & EBB_TABLES_F_MOVES);
 	add_word(object, "mode", tables_word(ebb_get_le32(&tables->mode)));
 	add_u64(object, "collections", ebb_get_le64(&tables->collections));
 	add_u64(object, "found", ebb_get_le64(&tables->found_tables));
@@ -301,6 +302,7 @@ static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 	add_u64(object, "offered", ebb_get_le64(&tables->offered_tables));
 	add_u64(object, "freed", ebb_get_le64(&tables->freed_tables));
 	add_u64(object, "refused", ebb_get_le64(&tables->refused_tables));
+	add_u64(object, "failed", ebb_get_le64(&tables->failed_tables));
 	add_u64(object, "skipped_bytes", ebb_get_le64(&tables->skipped_bytes));
 	return object;
 }

@@ -114,6 +114,7 @@ static const char *const collect_words[EBB_COLLECT_MAX] = {
 	[EBB_RELEASE_BUSY] = "busy",
 	[EBB_RELEASE_OFF] = "off",
 	[EBB_COLLECT_NO_KERNEL] = "no-kernel",
+	[EBB_COLLECT_HOST_SHORT] = "host-short",
 };
 
 static const char *const collect_texts[EBB_COLLECT_MAX] = {
@@ -128,6 +129,9 @@ static const char *const collect_texts[EBB_COLLECT_MAX] = {
 	[EBB_RELEASE_OFF] = "the guest's mode or its page-tables is off, or its VMM forbids "
 			    "discards at the moment",
 	[EBB_COLLECT_NO_KERNEL] = "this host's kernel cannot find or free empty page tables",
+	[EBB_COLLECT_HOST_SHORT] =
+		"the host is short of memory, and its kernel (before Linux 6.14) "
+		"can free page tables only in a way that would stall the guest",
 };
 
 static int from_word(const char *const *words, size_t nr, const char *word, uint32_t *value)

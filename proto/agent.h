@@ -206,9 +206,11 @@ struct ebb_msg_collect {
 	__le64 id; /* chosen by ebbd, not 0 */
 };
 
-/* status of COLLECT_DONE: VIRTIO_EBB_DONE_*, EBB_RELEASE_*, or this */
+/* status of COLLECT_DONE: VIRTIO_EBB_DONE_*, EBB_RELEASE_*, or these */
 #define EBB_COLLECT_NO_KERNEL 19 /* this host's kernel cannot find or free them */
-#define EBB_COLLECT_MAX	      20
+#define EBB_COLLECT_HOST_SHORT \
+	20 /* the host is short, and its kernel's way would stall the guest */
+#define EBB_COLLECT_MAX 21
 
 struct ebb_msg_collect_done {
 	struct ebb_msg_hdr hdr;
@@ -224,8 +226,9 @@ struct ebb_msg_collect_done {
 };
 
 /* flags of TABLES */
-#define EBB_TABLES_F_CAN  0x1 /* this host's kernel can find and free them */
-#define EBB_TABLES_F_MASK 0x1
+#define EBB_TABLES_F_CAN   0x1 /* this host's kernel can find and free them */
+#define EBB_TABLES_F_MOVES 0x2 /* by moving them, as before Linux 6.14; not while it is short */
+#define EBB_TABLES_F_MASK  0x3
 
 /* Page tables of guest RAM: comes with each SAMPLE. Since the device was made. */
 struct ebb_msg_tables {
@@ -239,6 +242,7 @@ struct ebb_msg_tables {
 	__le64 freed_tables;
 	__le64 refused_tables;
 	__le64 skipped_bytes; /* of RAM whose tables are left alone for its backing */
+	__le64 failed_tables; /* offered and discarded, but the kernel did not free the table */
 };
 
 /* What of the guest's RAM KSM may merge */

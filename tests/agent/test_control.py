@@ -340,7 +340,8 @@ def test_purge(ebbd, status, word, code):
 
 @pytest.mark.parametrize("status, word, code", [
     (wire.DONE_OK, "ok", 0), (wire.DONE_PARTIAL, "partial", 0), (wire.DONE_SHORT, "guest-short", 1),
-    (wire.RELEASE_OFF, "off", 1), (wire.COLLECT_NO_KERNEL, "no-kernel", 1)])
+    (wire.RELEASE_OFF, "off", 1), (wire.COLLECT_NO_KERNEL, "no-kernel", 1),
+    (wire.COLLECT_HOST_SHORT, "host-short", 1)])
 def test_collect(ebbd, status, word, code):
     guest = ebbd.guest(b"web", high=3)
     collecting = Releasing(ebbd, "web", command="collect")
@@ -391,13 +392,14 @@ def test_collect_of_an_older_executor(ebbd):
 def test_tables_are_shown(ebbd):
     guest = ebbd.guest(b"web", high=3)
     assert ebbd.show("web")["tables"] is None
-    guest.send(wire.tables(collections=3, counts=(9, 8, 7, 6, 5), skipped=4 * MIB))
+    guest.send(wire.tables(wire.TABLES_CAN | wire.TABLES_MOVES, collections=3,
+                           counts=(9, 8, 7, 6, 5), skipped=4 * MIB, failed=2))
     wait_for("the figures", lambda: ebbd.show("web")["tables"])
     assert ebbd.show("web")["tables"] == dict(
-        supported=True, mode="on-demand", collections=3, found=9, asked=8, offered=7, freed=6, refused=5,
-        skipped_bytes=4 * MIB)
+        supported=True, moves=True, mode="on-demand", collections=3, found=9, asked=8, offered=7,
+        freed=6, refused=5, failed=2, skipped_bytes=4 * MIB)
     shown = ebbd.ctl("show", "web").stdout
-    assert "6  and 5 not empty any more" in shown and "4.00M  of RAM whose tables" in shown
+    assert "6  and 5 not empty any more" in shown and "2  offered, but not freed" in shown and "4.00M  of RAM whose tables" in shown
 
 
 def test_purge_of_an_older_executor(ebbd):

@@ -16,8 +16,8 @@ DONE_OK, DONE_PARTIAL, DONE_SHORT, DONE_UNSUPPORTED, DONE_CANCELLED = range(5)
 NO_DRIVER, BUSY, RELEASE_OFF = 16, 17, 18
 ANEW = 1
 PURGE_OK, PURGE_PARTIAL, PURGE_BUSY, PURGE_OFF = range(4)
-COLLECT_NO_KERNEL = 19
-TABLES_CAN = 1
+COLLECT_NO_KERNEL, COLLECT_HOST_SHORT = 19, 20
+TABLES_CAN, TABLES_MOVES = 1, 2
 TABLES_KEEP, TABLES_OFF, TABLES_ON_DEMAND, TABLES_BACKGROUND = range(4)
 CONTENT_HARDENED, CONTENT_GUEST = 1, 2
 MERGE_KEEP, MERGE_OFF, MERGE_HINTED, MERGE_ALL = range(4)
@@ -73,8 +73,8 @@ def collect_done(number, counts=(0, 0, 0, 0, 0), usec=0, status=DONE_OK, reserve
 
 
 def tables(flags=TABLES_CAN, mode=TABLES_ON_DEMAND, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
-           **header):
-    return message(TABLES, struct.pack("<LL7Q", flags, mode, collections, *counts, skipped),
+           failed=0, **header):
+    return message(TABLES, struct.pack("<LL8Q", flags, mode, collections, *counts, skipped, failed),
                    **header)
 
 

@@ -470,7 +470,8 @@ static void collect(void)
 {
 	int ret = ebb_executor_collect(fuzz.executor);
 
-	MUST(ret == 0 || ret == -EBUSY || ret == -EPERM || ret == -ENODEV || ret == -ENOSYS);
+	MUST(ret == 0 || ret == -EBUSY || ret == -EPERM || ret == -ENODEV || ret == -ENOSYS ||
+	     ret == -EAGAIN);
 	if (next() % 2)
 		ebb_executor_release_done(fuzz.executor, command_id(), next() % 5, 1, 0);
 	MUST(ebb_executor_set_tables_mode(fuzz.executor, EBB_TABLES_OFF + next() % 3) == 0);

@@ -13,6 +13,7 @@ MEMOPS = "vmm/core/memops.c"
 RAM_MAP = "vmm/core/ram_map.c"
 SPANS = "vmm/core/spans.c"
 TABLES = "vmm/core/tables.c"
+TABLES_MOVE = "vmm/core/tables_move.c"
 
 CALL = "\tif (madvise((void *)(region->host + offset_bytes), bytes, advice) < 0)\n"
 
@@ -29,6 +30,23 @@ CORE = [
     ("1", "what was asked for once is asked for for ever", [
         (COLLECT, "region->blocks[block] &= (uint8_t)~EBB_BLOCK_ASKED;", "(void)last;")],
      ["unit collect"]),
+    ("1", "a table is moved beside those that were discarded", [
+        (MEMOPS, "ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);",
+         "ret = ebb_tables_move_out(host, (n + 1) * EBB_BLOCK_BYTES);")],
+     ["unit collect"]),
+    ("6", "a new mapping in place of a move", [
+        (TABLES_MOVE,
+         "syscall(SYS_mremap, host, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, to);",
+         "(long)to;\n\tif (mmap((void *)host, bytes, PROT_READ | PROT_WRITE,\n"
+         "\t\t MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)\n\t\tat = -1;")],
+     ["unit move"]),
+    ("6", "what could not be discarded is moved", [
+        (MEMOPS, "\tif (work->discarded_bytes == before_bytes)\n\t\treturn;\n", "\t(void)before_bytes;\n")],
+     ["unit move"]),
+    ("12", "tables are moved while the host is short", [
+        (MEMOPS, "executor->tables.way == EBB_TABLES_MOVE && !work->is_short)",
+         "executor->tables.way == EBB_TABLES_MOVE)")],
+     ["unit move"]),
     ("5", "a table counts as empty of which a part is", [
         (TABLES, "whole && !(run->categories & SCAN_ENTRY) ?",
          "!(run->categories & SCAN_ENTRY) ?")],

@@ -95,7 +95,7 @@ static void make(uint16_t type)
 		break;
 	case EBB_MSG_COLLECT_DONE:
 		ebb_put_le64(&msg.collect_done.id, 1);
-		ebb_put_le32(&msg.collect_done.status, EBB_COLLECT_NO_KERNEL);
+		ebb_put_le32(&msg.collect_done.status, EBB_COLLECT_HOST_SHORT);
 		break;
 	case EBB_MSG_TABLES:
 		ebb_put_le32(&msg.tables.flags, EBB_TABLES_F_MASK);

@@ -37,6 +37,8 @@ static struct {
 
 int __real_madvise(void *addr, size_t length, int advice);
 int __wrap_madvise(void *addr, size_t length, int advice);
+int __real_ebb_tables_move_out(uintptr_t host, uint64_t bytes);
+int __wrap_ebb_tables_move_out(uintptr_t host, uint64_t bytes);
 
 static void die(const char *what)
 {
@@ -171,6 +173,31 @@ uint64_t guest_ram_smaps_bytes(const struct guest_ram *ram, const char *field)
 	return total;
 }
 
+char *guest_ram_areas(const struct guest_ram *ram)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	uint64_t start, end;
+	bool inside = false;
+	char line[512], *text = NULL;
+	size_t bytes = 0;
+	FILE *out = open_memstream(&text, &bytes);
+
+	if (!smaps || !out)
+		die("/proc/self/smaps");
+	while (fgets(line, sizeof(line), smaps)) {
+		bool head = sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2;
+
+		if (head)
+			inside = end > (uintptr_t)ram->mapping &&
+				 start < (uintptr_t)ram->mapping + ram->mapping_bytes;
+		if (inside && (head || strncmp(line, "VmFlags:", 8) == 0))
+			fputs(line, out);
+	}
+	fclose(smaps);
+	fclose(out);
+	return text;
+}
+
 /* The whole of [offset, offset + bytes) must be isolated; called with the lock held. */
 static void judge(const struct guest_ram *ram, uint64_t offset, uint64_t bytes)
 {
@@ -199,7 +226,7 @@ static int record(void *addr, size_t length, int advice)
 		if (!ram || at + length <= (uintptr_t)ram->mapping ||
 		    at >= (uintptr_t)ram->mapping + ram->mapping_bytes)
 			continue;
-		if (advice == MADV_FREE || advice == MADV_DONTNEED)
+		if (advice == MADV_FREE || advice == MADV_DONTNEED || advice == ADVICE_MOVE)
 			judge(ram, at - (uintptr_t)ram->host, length);
 		index = (int)(witness.nr_advices++ % MAX_ADVICES);
 		witness.advices[index] = (struct advice){
@@ -213,12 +240,23 @@ static int record(void *addr, size_t length, int advice)
 	return index;
 }
 
+static int make(void *addr, size_t length, int advice)
+{
+	int ret;
+
+	if (advice != ADVICE_MOVE)
+		return __real_madvise(addr, length, advice);
+	ret = __real_ebb_tables_move_out((uintptr_t)addr, length);
+	errno = -ret;
+	return ret ? -1 : 0;
+}
+
 static int call(void *addr, size_t length, int advice, int index)
 {
 	int ret;
 
-	if (!witness.watch)
-		return __real_madvise(addr, length, advice);
+	if (!witness.watch || advice == ADVICE_MOVE)
+		return make(addr, length, advice);
 	pthread_mutex_lock(&witness.watch_lock);
 	ret = __real_madvise(addr, length, advice);
 	if (ret == 0)
@@ -227,14 +265,14 @@ static int call(void *addr, size_t length, int advice, int index)
 	return ret;
 }
 
-int __wrap_madvise(void *addr, size_t length, int advice)
+static int witnessed(void *addr, size_t length, int advice)
 {
 	int index = record(addr, length, advice), ret, error = 0;
 	void (*hook)(void *opaque, int advice) = NULL;
 	void *opaque = NULL;
 
 	if (index < 0)
-		return __real_madvise(addr, length, advice);
+		return make(addr, length, advice);
 	pthread_mutex_lock(&witness.lock);
 	if (witness.fail_error && witness.fail_advice == advice)
 		error = witness.fail_error;
@@ -251,6 +289,16 @@ int __wrap_madvise(void *addr, size_t length, int advice)
 	pthread_mutex_unlock(&witness.lock);
 	errno = error;
 	return ret;
+}
+
+int __wrap_madvise(void *addr, size_t length, int advice)
+{
+	return witnessed(addr, length, advice);
+}
+
+int __wrap_ebb_tables_move_out(uintptr_t host, uint64_t bytes)
+{
+	return witnessed((void *)host, bytes, ADVICE_MOVE) ? -errno : 0;
 }
 
 void witness_reset(void)

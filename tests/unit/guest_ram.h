@@ -3,8 +3,8 @@
  * guest_ram.h - real memory that plays a guest's RAM, and a witness of every madvise()
  *
  * Linked with --wrap=madvise: each call on guest RAM is recorded, and a destructive one
- * (MADV_FREE, MADV_DONTNEED) on a page that is not isolated at that moment is a breach
- * of rule 1, which is kept until the test asks.
+ * (MADV_FREE, MADV_DONTNEED, to move it away) on a page that is not isolated at that moment is a
+ * breach of rule 1, which is kept until the test asks.
  */
 #ifndef EBB_TEST_GUEST_RAM_H
 #define EBB_TEST_GUEST_RAM_H
@@ -44,10 +44,16 @@ uint64_t guest_ram_count(const struct guest_ram *ram, size_t offset, size_t byte
 void guest_ram_isolate(struct guest_ram *ram, size_t offset, size_t bytes);
 void guest_ram_use(struct guest_ram *ram, size_t offset, size_t bytes);
 
+/*
+ * What smaps says of the areas of ram that no use of the memory changes: where each begins and
+ * ends, its protection, flags, name; for the caller to free.
+ */
+char *guest_ram_areas(const struct guest_ram *ram);
 /* Of the mapping of ram, from smaps: "LazyFree", "AnonHugePages", "Rss". */
 uint64_t guest_ram_smaps_bytes(const struct guest_ram *ram, const char *field);
 
-/* The witness. */
+/* The witness. Tables that are moved away count as a call with this advice. */
+#define ADVICE_MOVE (-1)
 struct advice {
 	uint64_t offset; /* in the guest RAM that it fell into */
 	uint64_t bytes;

@@ -591,7 +591,9 @@ static void collections_are_answered(void **state)
 	connected(100);
 	ebb_executor_status(vmm.executor, &status);
 	assert_int_equal(receive(EBB_MSG_TABLES, &tables, sizeof(tables)), sizeof(tables));
-	assert_int_equal(ebb_get_le32(&tables.flags), status.can_collect ? EBB_TABLES_F_CAN : 0);
+	assert_int_equal(ebb_get_le32(&tables.flags),
+			 (status.can_collect ? EBB_TABLES_F_CAN : 0) |
+				 (status.moves_tables ? EBB_TABLES_F_MOVES : 0));
 	put_hdr(&collect.hdr, EBB_MSG_COLLECT);
 	ebb_put_le64(&collect.id, 77);
 	send_bytes(&collect, sizeof(collect));

@@ -213,6 +213,16 @@ def serve(vm, programs):
     return lambda *args, **options: Served(vm, *args, **options)
 
 
+# Neither PAGEMAP_SCAN nor CONFIG_PT_RECLAIM (which came with 6.14).
+AS_BEFORE_6_7 = ",x-page-tables-way=move,x-no-pagemap-scan=on"
+
+
+@pytest.fixture(params=["", AS_BEFORE_6_7], ids=["this-kernel", "as-before-6.7"])
+def kernel_like(request):
+    """Further properties of the device: what it takes the host's kernel to be able to."""
+    return request.param
+
+
 @pytest.fixture
 def memory_cgroup(cgroups):
     """Makes memory control groups; a test that needs one is skipped where there can be none."""

@@ -17,9 +17,9 @@ def stats(guest):
     return guest.qmp.get(PATH, "ebb-stats")
 
 
-def start(vm, features=FEATURES):
+def start(vm, kernel_like, features=FEATURES):
     guest = vm.start(qtest=True, memory_mib=256, devices=[
-        f"virtio-ebb-pci,id=ebb,addr={ebb.SLOT},mode=eager,agent="])
+        f"virtio-ebb-pci,id=ebb,addr={ebb.SLOT},mode=eager,agent={kernel_like}"])
     dev = EbbDevice(guest)
     dev.up(features)
     if not stats(guest)["can-collect"]:
@@ -48,9 +48,9 @@ def over(guest, count):
                     lambda: f"the end of the collection: {stats(guest)}")
 
 
-def test_only_what_is_asked_for_and_offered(vm):
+def test_only_what_is_asked_for_and_offered(vm, kernel_like):
     """Gone when the answer is there, and nothing else; what is written then stays (rule 1)."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     guest.qtest.memset(BASE + COUNT * BLOCK, 4 * BLOCK, 0x5a)
     make_empty_tables(guest, dev)
     before = stats(guest)
@@ -72,9 +72,9 @@ def test_only_what_is_asked_for_and_offered(vm):
     assert after["discarded-bytes"] - before["discarded-bytes"] == 4 * BLOCK
 
 
-def test_a_guest_that_writes_to_what_it_offers(vm):
+def test_a_guest_that_writes_to_what_it_offers(vm, kernel_like):
     """It may lose that, and nothing beside it; its device goes on."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     guest.qtest.memset(BASE + COUNT * BLOCK, BLOCK, 0x5a)
     guest.qtest.memset(BASE - BLOCK, BLOCK, 0x5b)
     make_empty_tables(guest, dev)
@@ -93,9 +93,9 @@ def test_a_guest_that_writes_to_what_it_offers(vm):
     assert after["violations"] == 0
 
 
-def test_a_guest_that_offers_without_end(vm):
+def test_a_guest_that_offers_without_end(vm, kernel_like):
     """Ids of no collection, of one that is over, and a DONE that nobody asked for."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     make_empty_tables(guest, dev)
     before = stats(guest)["discarded-bytes"]
     assert dev.free([(BASE, BLOCK)], 1)[0].verdict == ebb.MARKED
@@ -110,9 +110,9 @@ def test_a_guest_that_offers_without_end(vm):
     assert stats(guest)["discarded-bytes"] == before
 
 
-def test_a_reset_ends_it(vm):
+def test_a_reset_ends_it(vm, kernel_like):
     """What was asked before a reset is asked for no more, whatever comes after it (rule 1)."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     make_empty_tables(guest, dev)
     number, _ = ask(guest, dev)
     dev.status = 0
@@ -127,9 +127,9 @@ def test_a_reset_ends_it(vm):
     assert again != number and ranges == [(BASE, COUNT * BLOCK)]
 
 
-def test_stopped_and_inhibited(vm):
+def test_stopped_and_inhibited(vm, kernel_like):
     """While the machine stands still the question waits; what comes then is as ever."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     make_empty_tables(guest, dev)
     number, _ = ask(guest, dev)
     guest.qmp.command("stop")
@@ -141,17 +141,17 @@ def test_stopped_and_inhibited(vm):
     assert stats(guest)["madvise-calls"] == before + 1
 
 
-def test_a_driver_that_does_not_know_it(vm):
-    guest, dev = start(vm, FEATURES[:-1])
+def test_a_driver_that_does_not_know_it(vm, kernel_like):
+    guest, dev = start(vm, kernel_like, FEATURES[:-1])
     make_empty_tables(guest, dev)
     guest.qmp.set(PATH, "collect", True)
     after = over(guest, 1)
     assert after["tables-found"] == COUNT and after["tables-offered"] == 0
 
 
-def test_a_buffer_that_is_too_small(vm):
+def test_a_buffer_that_is_too_small(vm, kernel_like):
     """Rule 7: it breaks that guest's device and nothing else."""
-    guest, dev = start(vm)
+    guest, dev = start(vm, kernel_like)
     make_empty_tables(guest, dev)
     dev.give_command_buffer(32)
     guest.qmp.set(PATH, "collect", True)

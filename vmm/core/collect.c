@@ -40,6 +40,8 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 		return -EPERM;
 	if (!ebb_tables_can(&executor->tables))
 		return -ENOSYS;
+	if (ebb_tables_must_wait(&executor->tables, executor->policy.stage))
+		return -EAGAIN;
 	if (!executor->ops->collect || !executor->status.driver || executor->status.broken)
 		return -ENODEV;
 	*collect = (struct ebb_collect){

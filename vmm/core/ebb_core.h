@@ -173,6 +173,7 @@ struct ebb_executor_config {
 	uint32_t mode;		/* EBB_MODE_*, not KEEP */
 	uint32_t tables_mode;	/* EBB_TABLES_*; 0: ON_DEMAND */
 	uint32_t tables_way;	/* enum ebb_tables_way; 0: what the kernel is found to do */
+	bool tables_no_scan;	/* for tests: find tables as on kernels without PAGEMAP_SCAN */
 	uint32_t merge;		/* EBB_MERGE_*; KEEP: mergeable is what the VMM has made so */
 };
 
@@ -198,6 +199,7 @@ struct ebb_counters {
 	uint64_t tables_offered; /* by the guest, of these */
 	uint64_t tables_freed;
 	uint64_t tables_refused; /* offered, and left because there was something in them again */
+	uint64_t tables_failed;	 /* offered and discarded, but the kernel did not free the table */
 	uint64_t madvise_calls;
 	uint64_t madvise_nsec; /* in system calls that mark or discard */
 };
@@ -219,6 +221,7 @@ struct ebb_status {
 	uint64_t refused_ram_bytes;
 	uint32_t tables_mode;	      /* in force, EBB_TABLES_* */
 	bool can_collect;	      /* this host's kernel can find and free empty page tables */
+	bool moves_tables;	      /* by moving them, so not while the host is short */
 	uint64_t skipped_ram_bytes;   /* whose page tables are left alone for its backing */
 	uint64_t content_block_bytes; /* of blocks that may hold volatile content */
 	const char *refused_why;      /* of one such region, or NULL */
@@ -336,7 +339,8 @@ int ebb_executor_release(struct ebb_executor *executor, uint64_t bytes, uint32_t
 /*
  * Find empty page tables and collect them from the guest's free memory, by the operator's hand.
  * Returns at once: -EBUSY one is under way, -EPERM mode or tables mode off, -ENODEV no driver,
- * -ENOSYS this host's kernel cannot do it.
+ * -ENOSYS this host's kernel cannot do it, -EAGAIN the host is short and its kernel's way would
+ * stall the guest.
  */
 int ebb_executor_collect(struct ebb_executor *executor);
 

@@ -363,7 +363,8 @@ int ebb_executor_new(struct ebb_executor **ret, const struct ebb_executor_config
 	pthread_cond_init(&executor->idle, NULL);
 	ebb_scan_init(&executor->scan);
 	ebb_content_init(&executor->content);
-	ebb_tables_init(&executor->tables, (enum ebb_tables_way)config->tables_way);
+	ebb_tables_init(&executor->tables, (enum ebb_tables_way)config->tables_way,
+			config->tables_no_scan);
 	ebb_ksm_init(&executor->ksm, &ebb_ksm_kernel_paths);
 	error = ebb_link_init(&executor->link, config->agent_path);
 	if (!error)
@@ -712,6 +713,7 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 	status->hardened = executor->content.harden_depth != 0;
 	status->tables_mode = ebb_policy_tables_mode(&executor->tables_policy);
 	status->can_collect = ebb_tables_can(&executor->tables);
+	status->moves_tables = executor->tables.way == EBB_TABLES_MOVE;
 	for (i = 0; i < executor->map.nr; i++) {
 		const struct ebb_region *region = executor->map.regions[i];
 

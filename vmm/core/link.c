@@ -239,7 +239,8 @@ static int send_tables(struct ebb_executor *executor)
 
 	ebb_executor_status(executor, &status);
 	put_hdr(&msg.hdr, EBB_MSG_TABLES);
-	ebb_put_le32(&msg.flags, status.can_collect ? EBB_TABLES_F_CAN : 0);
+	ebb_put_le32(&msg.flags, (status.can_collect ? EBB_TABLES_F_CAN : 0) |
+					 (status.moves_tables ? EBB_TABLES_F_MOVES : 0));
 	ebb_put_le32(&msg.mode, status.tables_mode);
 	ebb_put_le64(&msg.collections, status.counters.collections);
 	ebb_put_le64(&msg.found_tables, status.counters.tables_found);
@@ -248,6 +249,7 @@ static int send_tables(struct ebb_executor *executor)
 	ebb_put_le64(&msg.freed_tables, status.counters.tables_freed);
 	ebb_put_le64(&msg.refused_tables, status.counters.tables_refused);
 	ebb_put_le64(&msg.skipped_bytes, status.skipped_ram_bytes);
+	ebb_put_le64(&msg.failed_tables, status.counters.tables_failed);
 	return send_packet(&executor->link, &msg, sizeof(msg));
 }
 
@@ -432,6 +434,8 @@ static uint32_t collect_status(int error)
 		return EBB_RELEASE_OFF;
 	case -ENOSYS:
 		return EBB_COLLECT_NO_KERNEL;
+	case -EAGAIN:
+		return EBB_COLLECT_HOST_SHORT;
 	}
 	return EBB_RELEASE_NO_DRIVER;
 }

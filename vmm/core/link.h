@@ -25,6 +25,7 @@ struct ebb_link_tables {
 	uint64_t offered;
 	uint64_t freed;
 	uint64_t refused;
+	uint64_t failed;
 };
 
 enum ebb_link_kind {

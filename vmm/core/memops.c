@@ -42,6 +42,7 @@ struct work {
 	enum ebb_action action;
 	uint16_t reason; /* with action NONE */
 	bool collect;	 /* it answers the collection that is under way */
+	bool is_short;	 /* the host */
 	struct ebb_link_tables tables;
 	uint64_t marked_bytes;
 	uint64_t discarded_bytes;
@@ -398,23 +399,72 @@ static struct run part_of(const struct run *run, uint64_t gpa, uint64_t bytes)
 	return part;
 }
 
+/*
+ * One call that moves tables: some 50 us, or 0.5 ms where KSM may work, for which page faults of
+ * the guest wait.
+ */
+#define MOVE_BLOCKS 32u
+
+/* Blocks that were just discarded: have their tables go as well. */
+static void move_tables(struct work *work, struct ebb_region *region, uint64_t block, uint32_t nr)
+{
+	uint64_t start_nsec = ebb_now_nsec();
+	uint32_t n = nr < MOVE_BLOCKS ? nr : MOVE_BLOCKS;
+	int ret = 0;
+
+	while (nr && (!ret || ret == -EFAULT)) {
+		uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
+
+		n = nr < n ? nr : n;
+		ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);
+		if (ret == -EFAULT && n > 1) {
+			n /= 2;
+			continue;
+		}
+		if (!ret)
+			ebb_tables_worked_on(region, host - region->host, n * EBB_BLOCK_BYTES,
+					     true);
+		block += n;
+		nr -= n;
+		n = MOVE_BLOCKS;
+	}
+	work->nsec += ebb_now_nsec() - start_nsec;
+}
+
 /* Discard blocks whose table is empty, and count the tables that are gone for it. */
 static void free_tables(struct work *work, const struct run *run, uint64_t block, uint32_t nr)
 {
 	struct ebb_region *region = run->region;
 	uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
 	uint8_t states[MAX_CALL_BYTES / EBB_BLOCK_BYTES];
-	uint32_t i;
+	uint64_t before_bytes = work->discarded_bytes, tables_bytes = 0;
+	bool by_history = work->executor->tables.finder != EBB_TABLES_SCAN;
+	uint32_t i, gone = nr;
+
+	if (by_history)
+		tables_bytes = ebb_tables_vm_pte_bytes();
 
 	apply(work, region, host - region->host, nr * EBB_BLOCK_BYTES, MADV_DONTNEED);
+	if (work->discarded_bytes == before_bytes)
+		return;
+	if (work->executor->tables.way == EBB_TABLES_MOVE && !work->is_short)
+		move_tables(work, region, block, nr);
 	/*
 	 * Nobody uses the blocks yet: what the kernel says of them is of what was done. Where
-	 * userfaultfd protects the area no table looks like an empty one.
+	 * userfaultfd protects the area no table looks like an empty one. By history some had none,
+	 * and others may make tables meanwhile: so many are gone at least.
 	 */
 	ebb_tables_look(&work->executor->tables, host, nr, states);
-	for (i = 0; i < nr; i++)
-		work->tables.freed += states[i] != EBB_TABLE_USED &&
-				      !(region->blocks[block + i] & EBB_BLOCK_TABLE);
+	if (by_history)
+		gone = ebb_tables_fewer(tables_bytes);
+	for (i = 0; i < nr; i++) {
+		bool freed = states[i] != EBB_TABLE_USED &&
+			     !(region->blocks[block + i] & EBB_BLOCK_TABLE);
+
+		work->tables.freed += freed && gone;
+		gone -= freed && gone;
+		work->tables.failed += !freed;
+	}
 }
 
 /*
@@ -621,6 +671,7 @@ static void book(struct work *work, bool release)
 	counters->tables_offered += work->tables.offered;
 	counters->tables_freed += work->tables.freed;
 	counters->tables_refused += work->tables.refused;
+	counters->tables_failed += work->tables.failed;
 	if (work->collect && is_of_collection(executor, work->batch)) {
 		executor->collect.tables.offered += work->tables.offered;
 		executor->collect.tables.freed += work->tables.freed;
@@ -681,6 +732,7 @@ bool ebb_memops_run(struct ebb_executor *executor, struct ebb_flight *flight)
 	/* Where nothing is done at all, no table is collected either. */
 	work.collect = is_of_collection(executor, batch) &&
 		       ebb_policy_decide(&executor->policy, true).action != EBB_ACTION_NONE;
+	work.is_short = executor->policy.stage == EBB_STAGE_SHORT;
 	if (is_content(&work))
 		decision = decide_content(executor);
 	else

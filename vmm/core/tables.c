@@ -185,23 +185,42 @@ uint64_t ebb_tables_vm_pte_bytes(void)
 	return line && sscanf(line, "VmPTE: %llu", &kb) == 1 ? kb << 10 : 0;
 }
 
+uint32_t ebb_tables_fewer(uint64_t before_bytes)
+{
+	uint64_t now_bytes = ebb_tables_vm_pte_bytes();
+
+	if (now_bytes == 0 || now_bytes >= before_bytes)
+		return 0;
+	return (uint32_t)((before_bytes - now_bytes) / EBB_TABLE_BYTES);
+}
+
 /* Others may make tables meanwhile: of so many that fewer than half are left says enough. */
 #define PROBE_TABLES 64u
 
-static bool dontneed_frees_tables(void)
+static int free_by(enum ebb_tables_way way, char *at, uint64_t bytes)
+{
+	if (madvise(at, bytes, MADV_DONTNEED) < 0)
+		return -errno;
+	return way == EBB_TABLES_MOVE ? ebb_tables_move_out((uintptr_t)at, bytes) : 0;
+}
+
+static bool frees_tables(enum ebb_tables_way way)
 {
 	uint64_t before_bytes, bytes = PROBE_TABLES * EBB_BLOCK_BYTES, after_bytes;
 	void *mapping;
 	char *at = scratch(PROBE_TABLES, &mapping);
+	bool freed, whole;
 
 	if (!at)
 		return false;
 	make_tables(at, 0, PROBE_TABLES);
 	before_bytes = ebb_tables_vm_pte_bytes();
-	madvise(at, bytes, MADV_DONTNEED);
+	freed = free_by(way, at, bytes) == 0;
 	after_bytes = ebb_tables_vm_pte_bytes();
+	/* What is no mapping of one area any more cannot be advised. */
+	whole = madvise(at, bytes, MADV_DONTNEED) == 0;
 	munmap(mapping, bytes + EBB_BLOCK_BYTES);
-	return after_bytes + PROBE_TABLES / 2 * EBB_TABLE_BYTES < before_bytes;
+	return freed && whole && after_bytes + PROBE_TABLES / 2 * EBB_TABLE_BYTES < before_bytes;
 }
 
 static bool has_scan(const struct ebb_tables *tables)
@@ -220,7 +239,20 @@ static bool has_scan(const struct ebb_tables *tables)
 	return has;
 }
 
-void ebb_tables_init(struct ebb_tables *tables, enum ebb_tables_way way)
+/* What leaves more as it is goes first: the one takes mmap_lock for reading, the other for writing.
+ */
+static enum ebb_tables_way find_way(void)
+{
+	static const enum ebb_tables_way ways[] = { EBB_TABLES_DONTNEED, EBB_TABLES_MOVE };
+	unsigned int i;
+
+	for (i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (frees_tables(ways[i]))
+			return ways[i];
+	return EBB_TABLES_NOTHING;
+}
+
+void ebb_tables_init(struct ebb_tables *tables, enum ebb_tables_way way, bool no_scan)
 {
 	*tables = (struct ebb_tables){
 		.pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
@@ -229,13 +261,13 @@ void ebb_tables_init(struct ebb_tables *tables, enum ebb_tables_way way)
 	};
 	/* A table is of a block only where pages are of this size. */
 	if (tables->pagemap_fd >= 0 && sysconf(_SC_PAGESIZE) == (long)EBB_PAGE_BYTES) {
-		tables->can_scan = has_scan(tables);
+		tables->can_scan = !no_scan && has_scan(tables);
 		tables->finder = EBB_TABLES_HISTORY;
 		if (tables->can_scan && scan_tells_tables(tables))
 			tables->finder = EBB_TABLES_SCAN;
 	}
 	if (way == EBB_TABLES_PROBE)
-		tables->way = dontneed_frees_tables() ? EBB_TABLES_DONTNEED : EBB_TABLES_NOTHING;
+		tables->way = find_way();
 }
 
 void ebb_tables_deinit(struct ebb_tables *tables)

@@ -559,6 +559,23 @@ static char *default_label(void)
     return label;
 }
 
+/* What frees page tables, where a test says it. */
+static bool find_tables_way(EbbDevice *dev, uint32_t *way, Error **errp)
+{
+    static const char *const words[] = { "auto", "nothing", "dontneed",
+                                         "move" };
+    const char *word = dev->tables_way ?: words[0];
+
+    for (*way = 0; *way < ARRAY_SIZE(words); (*way)++) {
+        if (strcmp(word, words[*way]) == 0) {
+            return true;
+        }
+    }
+    error_setg(errp,
+               "ebb: x-page-tables-way is auto, nothing, dontneed or move");
+    return false;
+}
+
 static bool make_executor(EbbDevice *dev, Error **errp)
 {
     EbbDeviceClass *class = EBB_DEVICE_GET_CLASS(dev);
@@ -575,8 +592,12 @@ static bool make_executor(EbbDevice *dev, Error **errp)
         .front = class->front,
         .mode = ebb_device_core_mode(dev),
         .tables_mode = ebb_device_core_tables_mode(dev),
+        .tables_no_scan = dev->tables_no_scan,
         .merge = dev->merge,
     };
+    if (!find_tables_way(dev, &config.tables_way, errp)) {
+        return false;
+    }
     ret = ebb_executor_new(&dev->executor, &config, &vmm_ops, dev);
     if (ret == -EINVAL) {
         error_setg(errp,
@@ -690,7 +711,11 @@ const VMStateDescription ebb_vmstate_device = {
 
 EBB_PROPERTIES(device_properties) = {
     DEFINE_PROP_STRING("agent", EbbDevice, agent_path),
-    DEFINE_PROP_STRING("label", EbbDevice, label), EBB_PROPERTIES_END
+    DEFINE_PROP_STRING("label", EbbDevice, label),
+    /* For tests: as if the host's kernel were another one. */
+    DEFINE_PROP_STRING("x-page-tables-way", EbbDevice, tables_way),
+    DEFINE_PROP_BOOL("x-no-pagemap-scan", EbbDevice, tables_no_scan, false),
+    EBB_PROPERTIES_END
 };
 
 static void device_class_init(ObjectClass *class, EbbClassData *data)

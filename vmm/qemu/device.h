@@ -53,9 +53,11 @@ typedef struct EbbDevice {
     /* properties */
     char *agent_path;
     char *label;
-    int mode;        /* EbbMode */
-    int tables_mode; /* EbbTablesMode */
-    uint32_t merge;  /* EBB_MERGE_* */
+    int mode;         /* EbbMode */
+    int tables_mode;  /* EbbTablesMode */
+    uint32_t merge;   /* EBB_MERGE_* */
+    char *tables_way; /* x-page-tables-way, for tests */
+    bool tables_no_scan;
 
     QemuMutex mailbox_lock; /* leaf */
     EbbMailbox mailbox;

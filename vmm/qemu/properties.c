@@ -259,6 +259,7 @@ static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
         !visit_u64(v, "tables-offered", counters->tables_offered, errp) ||
         !visit_u64(v, "tables-freed", counters->tables_freed, errp) ||
         !visit_u64(v, "tables-refused", counters->tables_refused, errp) ||
+        !visit_u64(v, "tables-failed", counters->tables_failed, errp) ||
         !visit_u64(v, "madvise-calls", counters->madvise_calls, errp) ||
         !visit_u64(v, "madvise-nsec", counters->madvise_nsec, errp)) {
         return false;
@@ -293,6 +294,7 @@ static bool visit_status(Visitor *v, const struct ebb_status *status,
            visit_text(v, "page-tables", core_tables_name(status->tables_mode),
                       errp) &&
            visit_flag(v, "can-collect", status->can_collect, errp) &&
+           visit_flag(v, "moves-tables", status->moves_tables, errp) &&
            visit_u64(v, "skipped-ram-bytes", status->skipped_ram_bytes, errp) &&
            visit_u64(v, "content-block-bytes", status->content_block_bytes,
                      errp) &&
@@ -457,6 +459,10 @@ static void set_collect(Object *obj, bool value, Error **errp)
     case -ENOSYS:
         error_setg(errp, "this host's kernel cannot find or free empty page "
                          "tables");
+        break;
+    case -EAGAIN:
+        error_setg(errp, "the host is short, and its kernel frees page tables "
+                         "in a way that would stall the guest");
         break;
     case -EPERM:
         error_setg(errp, "mode or page-tables is 'off', so no table would "
