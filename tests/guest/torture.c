@@ -8,12 +8,17 @@
  * content that is the same in all guests, so that KSM has something to merge. How much is in use
  * goes up and down like a tide: much is free for a while, and then all of it is wanted at once.
  *
+ * A reader goes through a file that all guests have in common, as guests of one image do: its
+ * pages in the page cache are what is worth merging. It drops them when the tide turns, and reads
+ * them anew. `torture -S SHARED-SEED -I FILE -m MIB` makes that file, and ends.
+ *
  * Now and then, at the turn of the tide, a line of totals. A bad page is printed at once. At the
  * end of stdin all workers verify everything once more and end. Exit status 1 if a page was
  * bad, 2 if it did not run.
  *
  * Owns:    the totals, in memory that all its processes share; each worker its arena and files.
- * Thread:  one in each process: the supervisor, the workers, a child of each worker at most.
+ * Thread:  one in each process: the supervisor, the reader, the workers, a child of each worker
+ *          at most.
  * Locks:   none; totals are added to atomically.
  * Never:   stops at a bad page; keeps more than it was told, but for a child's few copies.
  */
@@ -42,11 +47,15 @@
 #define COMMON_PAGES	16384 /* different contents that all guests have in common */
 #define FILE_PAGES	1024
 #define RUN_PAGES	64
+#define IMAGE_ID	ID(OWNER_SHARED, 1)
+#define IMAGE_INDEX	(1ULL << 61) /* of its first page */
 
-enum total { CHECKED, BAD, FILLS, FREES, FORKS, FILE_CHECKED, COMMON_FILLS, TOTALS };
+enum total { CHECKED, BAD, FILLS, FREES, FORKS, FILE_CHECKED, COMMON_FILLS, IMAGE_CHECKED, TOTALS };
 
-static const char *const total_names[TOTALS] = { "checked", "bad",	    "fills",	   "frees",
-						 "forks",   "file-checked", "common-fills" };
+static const char *const total_names[TOTALS] = {
+	"checked", "bad",	   "fills",	   "frees",
+	"forks",   "file-checked", "common-fills", "image-checked",
+};
 
 struct shared {
 	uint64_t totals[TOTALS];
@@ -54,6 +63,7 @@ struct shared {
 	uint32_t tide;	    /* percent of what may be in use */
 	uint32_t stop;
 	uint32_t spoil; /* pages that a worker is to spoil */
+	uint32_t calm;	/* the workers use no memory anew */
 };
 
 struct block {
@@ -374,12 +384,112 @@ static void open_files(const char *disk)
 		fail(disk);
 }
 
+static void write_setting(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		fail(path);
+	close(fd);
+}
+
+static int make_image(const char *path, size_t pages)
+{
+	static uint64_t words[PAGE_WORDS];
+	FILE *file = fopen(path, "we");
+	size_t i;
+
+	for (i = 0; file && i < pages; i++) {
+		content_write(words, IMAGE_ID, IMAGE_INDEX + i);
+		if (fwrite(words, PAGE_BYTES, 1, file) != 1)
+			break;
+	}
+	if (!file || fclose(file) || i < pages) {
+		perror(path);
+		return 2;
+	}
+	return 0;
+}
+
+static void read_image_pages(int fd, size_t first, size_t end)
+{
+	static uint64_t buffer[PAGE_WORDS * RUN_PAGES];
+
+	while (first < end) {
+		size_t n = end - first < RUN_PAGES ? end - first : RUN_PAGES;
+
+		if (pread(fd, buffer, n * PAGE_BYTES, (off_t)(first * PAGE_BYTES)) !=
+		    (ssize_t)(n * PAGE_BYTES))
+			fail("read the image");
+		for (size_t i = 0; i < n; i++)
+			check_page(buffer + i * PAGE_WORDS, IMAGE_ID, IMAGE_INDEX + first + i,
+				   "image");
+		count(CHECKED, n);
+		count(IMAGE_CHECKED, n);
+		first += n;
+	}
+}
+
+/*
+ * When the tide has turned, maybe anew: what the page cache had is free memory then, or in use for
+ * something else, and KSM may still hold it. At low tide into blocks of its own, which are what
+ * the driver hints: the workers stand back, and what is free lies together.
+ */
+static void read_image_anew(int fd, size_t pages, bool low)
+{
+	if (low) {
+		usleep(300000);
+		__atomic_store_n(&shared->calm, 1, __ATOMIC_RELAXED);
+		usleep(20000);
+	}
+	if (next_random(4) < (low ? 3 : 1) && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED))
+		fail("drop the image");
+	if (low)
+		write_setting("/proc/sys/vm/compact_memory", "1");
+	read_image_pages(fd, 0, pages);
+	if (low) /* for the driver, the host and KSM */
+		usleep((useconds_t)next_random(1000000));
+	__atomic_store_n(&shared->calm, 0, __ATOMIC_RELAXED);
+}
+
+/* All of it as the tide turns, and parts of it meanwhile. */
+static __attribute__((noreturn)) void read_image(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t pages = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END) / PAGE_BYTES;
+	uint32_t tide = 0, before = 101;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	random_state = mix(seed) ^ mix(MAX_WORKERS + 1);
+	if (pages < 2 * RUN_PAGES)
+		fail(path);
+	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
+		tide = __atomic_load_n(&shared->tide, __ATOMIC_RELAXED);
+		if (tide != before) {
+			read_image_anew(fd, pages, tide < 50);
+			before = tide;
+		} else {
+			size_t first = next_random(pages - RUN_PAGES);
+
+			read_image_pages(fd, first, first + 1 + next_random(RUN_PAGES));
+		}
+		usleep((useconds_t)next_random(300000));
+	}
+	read_image_pages(fd, 0, pages);
+	_exit(0);
+}
+
 static void one_step(size_t goal)
 {
+	bool calm = __atomic_load_n(&shared->calm, __ATOMIC_RELAXED);
 	uint64_t what = next_random(100);
 	size_t used = find_block(true), unused = find_block(false);
 
-	if (what < 55 && nr_used < goal)
+	if (calm && used == nr_blocks)
+		usleep(1000);
+	else if (calm)
+		verify_block(used, "in use");
+	else if (what < 55 && nr_used < goal)
 		fill_block(unused);
 	else if (what < 55 && nr_used > goal)
 		free_block(used);
@@ -447,6 +557,17 @@ static __attribute__((noreturn)) void work(const char *disk)
 	_exit(0);
 }
 
+static void start_reader(const char *image, unsigned long *processes)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		fail("fork");
+	if (!pid)
+		read_image(image);
+	++*processes;
+}
+
 static void print_totals(const char *head)
 {
 	fputs(head, stdout);
@@ -455,15 +576,6 @@ static void print_totals(const char *head)
 		       (unsigned long long)__atomic_load_n(&shared->totals[i], __ATOMIC_RELAXED));
 	printf(" tide %u\n", shared->tide);
 	fflush(stdout);
-}
-
-static void write_setting(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		fail(path);
-	close(fd);
 }
 
 static void turn_tide(void)
@@ -522,10 +634,10 @@ int main(int argc, char **argv)
 {
 	unsigned long mib = 64, workers = 2;
 	uint64_t common_seed = 1;
-	const char *disk = NULL;
+	const char *disk = NULL, *image = NULL, *new_image = NULL;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:S:g:m:w:d:c:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:S:g:m:w:d:c:i:I:")) != -1) {
 		if (opt == 's')
 			seed = strtoull(optarg, NULL, 0);
 		else if (opt == 'S')
@@ -538,18 +650,25 @@ int main(int argc, char **argv)
 			workers = strtoul(optarg, NULL, 0);
 		else if (opt == 'd')
 			disk = optarg;
+		else if (opt == 'i')
+			image = optarg;
+		else if (opt == 'I')
+			new_image = optarg;
 		else if (opt == 'c')
 			common_percent = (unsigned int)strtoul(optarg, NULL, 0);
 		else
 			workers = 0;
 	}
 	nr_blocks = workers ? mib / 2 / workers : 0;
-	if (optind != argc || workers > MAX_WORKERS || nr_blocks < 8) {
+	if (optind != argc || workers > MAX_WORKERS || (nr_blocks < 8 && !new_image)) {
 		fprintf(stderr, "usage: torture [-s SEED] [-S SHARED-SEED] [-g GUEST] [-m MIB] "
-				"[-w WORKERS] [-d DISK] [-c COMMON-PERCENT]\n");
+				"[-w WORKERS] [-d DISK] [-i IMAGE] [-c COMMON-PERCENT]\n"
+				"       torture [-S SHARED-SEED] [-m MIB] -I NEW-IMAGE\n");
 		return 2;
 	}
 	content_seed(seed, common_seed);
+	if (new_image)
+		return make_image(new_image, mib * 256);
 	/* Guests of less than 512 MiB have no huge pages by themselves. */
 	write_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 	shared = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -563,6 +682,8 @@ int main(int argc, char **argv)
 		if (!pid)
 			work(disk);
 	}
+	if (image)
+		start_reader(image, &workers);
 	random_state = ~seed;
 	while (!told_to_end(100 + (int)next_random(2000))) {
 		turn_tide();

@@ -240,6 +240,31 @@ static void the_vmm_marks_all(void **state)
 	expect(8, 1, VIRTIO_EBB_MARKED);
 }
 
+/* Read-only RAM has the switch of the RAM beside it; nobody frees it or undoes its mark. */
+static void refused_memory_is_left_out(void **state)
+{
+	const struct ebb_region_desc rom = {
+		.start_gpa = GPA + BYTES,
+		.size_bytes = PAGE,
+		.host = ram.host,
+		.page_bytes = PAGE,
+		.backing = EBB_BACKING_REFUSED,
+		.why = "read-only",
+		.vmm_merges = &vmm_merges,
+	};
+
+	assert_int_equal(ebb_executor_region_add(vmm.executor, &rom), 0);
+	set_merge(EBB_MERGE_HINTED);
+	expect(8, 1, VIRTIO_EBB_MARKED);
+	fake_vmm_close_gate(&vmm);
+	assert_int_equal(madvise(ram.host, BYTES, MADV_MERGEABLE), 0);
+	__atomic_store_n(&vmm_merges, true, __ATOMIC_RELEASE);
+	fake_vmm_open_gate(&vmm);
+	expect(8, 1, VIRTIO_EBB_DISCARDED);
+	assert_false(settled().whole);
+	expect(8, 1, VIRTIO_EBB_MARKED);
+}
+
 static void a_failure_to_take_back_leaves_the_mark(void **state)
 {
 	struct ebb_status status;
@@ -454,6 +479,7 @@ int main(void)
 		TEST(free_memory_beside_marks),
 		TEST(content_is_not_marked),
 		TEST(the_vmm_marks_all),
+		TEST(refused_memory_is_left_out),
 		TEST(a_failure_to_take_back_leaves_the_mark),
 		TEST(no_more_areas),
 		TEST(a_region_that_goes_takes_its_marks_along),

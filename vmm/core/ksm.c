@@ -314,6 +314,9 @@ bool ebb_ksm_see_vmm_marks(struct ebb_executor *executor)
 	for (i = 0; i < executor->map.nr; i++) {
 		struct ebb_region *region = executor->map.regions[i];
 
+		/* What is refused is not marked, and nobody undoes it. */
+		if (region->desc.backing != EBB_BACKING_PRIVATE_ANON)
+			continue;
 		if (!ebb_ksm_vmm_merges(region) || region->look_pending ||
 		    (region->mergeable && !region->undone_bytes &&
 		     region->nr_ksm_blocks == region->nr_blocks))

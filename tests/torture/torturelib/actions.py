@@ -16,7 +16,7 @@ from . import host
 MIB = 1 << 20
 # How often each comes in one bag of them. A bag is drawn in calm and in storms by turns: in calm the
 # host takes nothing, so that marks grow old and KSM gets to what was marked.
-CALM = {"mode": 7, "offer": 14, "advise": 3, "release": 4, "collect": 3, "starve": 7, "merge": 1,
+CALM = {"mode": 7, "offer": 14, "advise": 3, "release": 4, "collect": 3, "starve": 7, "merge": 4,
         "ksm": 1, "reload": 2, "reset": 1, "ebbd": 2}
 STORM = {"mode": 1, "offer": 6, "reclaim": 8, "squeeze": 4, "pageout": 8, "release": 2,
          "collect": 5, "starve": 2, "hold": 2, "stop": 2}
@@ -26,8 +26,9 @@ WITHOUT_EBB = {"reclaim", "squeeze", "pageout", "advise", "stop", "merge", "ksm"
 # Whom an action is for, where not for all.
 ELIGIBLE = {"offer": lambda s: s.front == "ebb", "release": lambda s: s.front == "ebb",
             "collect": lambda s: s.front == "ebb",
-            "merge": lambda s: s.may_merge}
+            "merge": lambda s: s.front != "balloon"}
 MODES = ["lazy"] * 4 + ["eager"] * 2 + ["auto", "auto", "off", "default"]
+MERGE_MODES = ["off", "off", "hinted", "hinted", "hinted", "keep", "all"]
 
 
 class Actions:
@@ -284,10 +285,22 @@ class Actions:
         return f"for {seconds} s{', reclaiming' * reclaim}"
 
     def do_merge(self, subject, rng):
-        seconds = rng.choice([0, 1, 3])
-        subject.guest.qmp.set("/objects/ram", "merge", False)
-        self.after(seconds, lambda: subject.guest.qmp.set("/objects/ram", "merge", True))
-        return f"off for {seconds} s"
+        """Another way of merging for a while: of the device, or by QEMU's own switch."""
+        seconds, by_qemu = rng.choice([0, 1, 3]), rng.random() < 0.3
+        mode, by_ebbctl = rng.choice(MERGE_MODES), rng.random() < 0.5
+        if by_qemu or subject.front == "none":
+            subject.guest.qmp.set("/objects/ram", "merge", not subject.merge)
+            self.after(seconds, lambda: subject.guest.qmp.set("/objects/ram", "merge",
+                                                              subject.merge))
+            return f"{'off' if subject.merge else 'on'} by QEMU's switch for {seconds} s"
+        if by_ebbctl:
+            self.lab.ebbd.tell("set", subject.name, "merge", mode)
+            self.after(seconds, lambda: self.lab.ebbd.tell("set", subject.name, "merge", "default"))
+            return f"{mode} by ebbctl for {seconds} s"
+        subject.guest.qmp.set("/machine/peripheral/ebb", "merge", mode)
+        self.after(seconds, lambda: subject.guest.qmp.set("/machine/peripheral/ebb", "merge",
+                                                          subject.way))
+        return f"{mode} for {seconds} s"
 
     def do_ksm(self, subject, rng):
         ksm = self.lab.ksm

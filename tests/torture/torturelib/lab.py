@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import pathlib
+import random
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -13,8 +15,11 @@ from harness import kernel as kernel_mod
 from . import ebbd, host, subject
 
 LOCK = pathlib.Path(tempfile.gettempdir(), "ebb-torture.lock")
-# (front, merge, may that change): marks where KSM may not go, KSM that comes and goes, KSM always.
-ROLES = [("ebb", False, False), ("ebb", True, True), ("balloon", True, False)]
+# (front, is its memory mergeable as a whole at the start, the device's way of merging): what the
+# guest hints, KSM that comes and goes, KSM always.
+ROLES = [("ebb", False, "hinted"), ("ebb", True, "keep"), ("balloon", True, "keep")]
+# What all guests read, as those of one image do.
+IMAGE_MIB = 24
 
 
 def say(text):
@@ -63,6 +68,10 @@ class Lab:
         self.kernel = kernel_mod.fetch()
         self.initrd = self.work / "initramfs.cpio"
         self.modules = initramfs.build(self.kernel, self.initrd, programs, drivers)
+        self.common_seed = random.Random(f"{self.seed}/common").getrandbits(63)
+        self.image = self.work / "image"
+        subprocess.run([programs[1], "-S", str(self.common_seed), "-m", str(IMAGE_MIB),
+                        "-I", self.image], check=True)
         self.stack.callback(self.ksm.restore)
         self.ksm.start()
         if self.with_ebb:
@@ -77,9 +86,8 @@ class Lab:
 
     def boot_all(self):
         for index in range(self.nr_guests):
-            front, merge, may_merge = ROLES[index % len(ROLES)]
-            one = subject.Subject(self, index, front if self.with_ebb else "none", merge,
-                                  may_merge)
+            front, merge, way = ROLES[index % len(ROLES)]
+            one = subject.Subject(self, index, front if self.with_ebb else "none", merge, way)
             one.spoil = self.spoil and index == 0
             self.subjects.append(one)
             self.stack.callback(one.close)

@@ -13,8 +13,10 @@ from .subject import Trouble
 
 MIB = 1 << 20
 LAST_ACTIONS = 15
+SCANS_TO_MERGE = 100
 DEVICE = ["requests", "marked-bytes", "discarded-bytes", "purged-seen-bytes", "releases",
-          "released-bytes", "tables-found", "tables-freed", "violations"]
+          "released-bytes", "tables-found", "tables-freed", "merge-marks", "merge-unmarks",
+          "merge-failures", "violations"]
 
 
 class Run:
@@ -28,6 +30,7 @@ class Run:
         self.missing = []   # what should have happened and did not
         self.device = {}    # subject's name -> its device's counters
         self.merged_pages = collections.Counter()  # the most that was seen of each
+        self.hinted_pages = collections.Counter()  # of these, while merging was by hint
         self.found_sec = None
 
     def bad_lines(self):
@@ -46,18 +49,24 @@ class Run:
         if self.lab.ksm.usable:
             self.lab.ksm.count_scans()
             self.lab.ksm.pace()
+        self.measure_merging()
+
+    def measure_merging(self):
         for subject in self.lab.subjects:
-            self.device[subject.name] = subject.stats()
-            self.merged_pages[subject.name] = max(self.merged_pages[subject.name],
-                                                  Ksm.merged_pages(subject.pid))
+            name, stats, merged = subject.name, subject.stats(), Ksm.merged_pages(subject.pid)
+            self.device[name] = stats
+            self.merged_pages[name] = max(self.merged_pages[name], merged)
+            if stats.get("merge") == "hinted" and not stats["merge-whole"]:
+                self.hinted_pages[name] = max(self.hinted_pages[name], merged)
 
     def progress_line(self, actions):
         totals = self.totals()
         return (f"{time.monotonic() - actions.start:5.0f} s: pages checked {totals['checked']}, "
                 f"bad {totals['bad']}; marked {self.sum('marked-bytes') >> 20} MiB, purged "
                 f"{self.purged_bytes() >> 20}, discarded {self.sum('discarded-bytes') >> 20}, "
-                f"merged {sum(self.merged_pages.values())} pages, releases "
-                f"{self.sum('releases')}, tables {self.sum('tables-freed')}; "
+                f"merged {sum(self.merged_pages.values())} pages, by hint "
+                f"{sum(self.hinted_pages.values())}, releases {self.sum('releases')}, "
+                f"tables {self.sum('tables-freed')}; "
                 f"{sum(actions.done.values())} actions")
 
     def purged_bytes(self):
@@ -90,6 +99,11 @@ class Run:
             "taken back whole from volatile objects": (ebb, self.totals()["volatile-whole"]),
             "purged of volatile objects": (ebb and limited, self.totals()["volatile-purged"]),
             "merged by KSM": (may_merge, sum(self.merged_pages.values())),
+            "made mergeable by hint": (ebb and may_merge, self.sum("merge-marks")),
+            "made unmergeable again": (ebb and may_merge, self.sum("merge-unmarks")),
+            # On a busy machine KSM hardly gets there before a block changes its use.
+            "merged by hint": (ebb and may_merge and self.lab.ksm.count_scans() >= SCANS_TO_MERGE,
+                               sum(self.hinted_pages.values())),
             "checked": (True, self.totals()["checked"]),
             "forked": (True, self.totals()["forks"]),
             "read from files": (True, self.totals()["file-checked"]),
@@ -116,6 +130,9 @@ class Run:
         t = self.totals()
         lines.append(f"volatile objects: {t['volatile-whole']} pages taken back whole, "
                      f"{t['volatile-purged']} purged")
+        lines.append("merging by hint: " + ", ".join(
+            f"{name} {n} pages at most" for name, n in self.hinted_pages.items())
+            + f"; {self.sum('merge-marks')} marks, {self.sum('merge-unmarks')} taken back")
         lines.append(f"host: reclaim took {a.purged_bytes >> 20} MiB of lazily freed memory, "
                      f"{a.pageout_bytes >> 20} MiB were advised to be paged out, "
                      f"KSM scanned everything {self.lab.ksm.count_scans()} times")
@@ -140,7 +157,8 @@ class Run:
             "reclaimed_lazily_freed_bytes": self.actions.purged_bytes if self.actions else 0,
             "guests": [{
                 "name": s.name, "front": s.front, "mergeable": s.merge, "boots": s.boots,
-                "merged_pages_most": self.merged_pages[s.name], "program": dict(s.totals()),
+                "merged_pages_most": self.merged_pages[s.name],
+                "hinted_pages_most": self.hinted_pages[s.name], "program": dict(s.totals()),
                 "device": {key: self.device.get(s.name, {}).get(key) for key in DEVICE},
             } for s in self.lab.subjects],
         }

@@ -37,7 +37,9 @@ while [ ! -e /tmp/enough ]; do
     volwork -m {mib} -n 3000 -k $1 -s $(({seed} + n))
     case $? in 0 | 2) ;; *) exit 1 ;; esac # 2: /dev/ebb went before it had an object
 done"""
-AGE = "echo 20 >/sys/module/virtio_ebb/parameters/age_msec"
+# Volatile memory goes to the host soon, blocks of page cache are hinted and withdrawn at once.
+SETTINGS = "; ".join(f"echo {value} >/sys/module/virtio_ebb/parameters/{name}" for name, value in {
+    "age_msec": 20, "hint_rest_msec": 10, "hint_pass_msec": 200, "hint_min_pages": 64}.items())
 
 
 class Trouble(Exception):
@@ -46,11 +48,11 @@ class Trouble(Exception):
 
 class Subject:
     """front: ebb, balloon, or none for the control without a device. merge: is its memory
-    mergeable at the start; may_merge: may that change."""
+    mergeable as a whole at the start. way: the device's mode of merging, to which it comes back."""
 
-    def __init__(self, lab, index, front, merge, may_merge):
+    def __init__(self, lab, index, front, merge, way):
         self.lab, self.index, self.front = lab, index, front
-        self.merge, self.may_merge = merge, may_merge
+        self.merge, self.way = merge, way
         self.name = f"g{index}"
         self.cgroup = None
         self.boots = 0
@@ -81,13 +83,14 @@ class Subject:
             f.truncate(DISK_BYTES)
         extra = ["-object", f"memory-backend-ram,id=ram,size={memory_mib}M,"
                             f"merge={'on' if self.merge else 'off'}",
-                 "-drive", f"file={disk},format=raw,if=none,id=disk"]
+                 "-drive", f"file={disk},format=raw,if=none,id=disk",
+                 "-drive", f"file={self.lab.image},format=raw,if=none,id=image,readonly=on"]
         if guest_mod.accelerator() == "tcg":
             extra += TCG_CPU
-        devices = ["virtio-blk-pci,drive=disk"]
+        devices = ["virtio-blk-pci,drive=disk", "virtio-blk-pci,drive=image"]
         if self.front != "none":
             devices.append(f"{DEVICES[self.front]},id=ebb,label={self.name},mode=lazy,"
-                           f"agent={self.lab.ebbd.socket}")
+                           f"merge={self.way},agent={self.lab.ebbd.socket}")
         return guest_mod.Guest(binary=self.lab.qemu(self.front), kernel=self.lab.kernel,
                                initrd=self.lab.initrd, log_dir=self.lab.logs / self.name,
                                memory_mib=memory_mib, devices=devices, extra=extra,
@@ -122,13 +125,12 @@ class Subject:
             if self.front == "ebb":
                 mib -= VOLATILE_ROOM_MIB
             seed = random.Random(f"{self.lab.seed}/guest/{self.index}/{number}").getrandbits(63)
-            common = random.Random(f"{self.lab.seed}/common").getrandbits(63)
             self.moved = time.monotonic()
             self.program = self.guest.spawn(
-                f"exec torture -s {seed} -S {common} -g {self.index + 1} -m {mib} -w {WORKERS} "
-                f"-d /dev/vda -c {80 if self.merge else 20}")
+                f"exec torture -s {seed} -S {self.lab.common_seed} -g {self.index + 1} -m {mib} "
+                f"-w {WORKERS} -d /dev/vda -i /dev/vdb -c {80 if self.merge else 20}")
             if self.front == "ebb":
-                self.guest.check(AGE)
+                self.guest.check(SETTINGS)
                 self.volatile_taken = 0
                 self.volatile = self.guest.spawn(
                     VOLATILE.format(mib=VOLATILE_MIB, seed=seed % 1000000))
@@ -229,7 +231,7 @@ class Subject:
         # Who has an object of /dev/ebb ends first.
         self.reload = self.guest.spawn(
             f"touch /tmp/reload; until rmmod {module}; do usleep 50000; done 2>/dev/null; "
-            f"{insmods} && {AGE if self.front == 'ebb' else 'true'} && rm /tmp/reload")
+            f"{insmods} && {{ {SETTINGS if self.front == 'ebb' else 'true'}; }} && rm /tmp/reload")
         return True
 
     def stats(self):
