@@ -22,6 +22,7 @@ struct ctl_options {
 	const char *socket_path;
 	bool json;
 	bool anew;
+	bool merge;
 	double interval_sec;
 	unsigned long count; /* 0: for ever */
 };
@@ -47,6 +48,9 @@ void format_release(FILE *file, struct json_object *reply);
 void format_purge(FILE *file, struct json_object *reply);
 void format_collect(FILE *file, struct json_object *reply);
 void format_json(FILE *file, struct json_object *object, bool one_line);
+
+/* ctl_run.c: args end with NULL; returns only if the program was not started. */
+enum ctl_exit run_program(struct client *client, const struct ctl_options *options, char **args);
 
 /* ctl_top.c */
 enum ctl_exit top_run(struct client *client, const struct ctl_options *options);

@@ -38,11 +38,13 @@ static void usage(FILE *file)
 		"  purge GUEST BYTES      its volatile content, oldest first; 512M, 1G, all\n"
 		"  collect GUEST          empty page tables behind its free memory, now\n"
 		"  status                 ebbd, the host, limits\n"
+		"  run --merge -- COMMAND...  start a program whose memory KSM may merge\n"
 		"\n"
 		"  -j, --json             JSON; the keys are in ebbctl(1)\n"
 		"  -i, --interval SEC     top: time between two rounds, 1 without this\n"
 		"  -c, --count N          top: end after N rounds\n"
 		"      --anew             release: also what the guest has offered before\n"
+		"      --merge            run: all memory of it, Linux 6.4 and newer\n"
 		"  -s, --socket PATH      ebbd's control socket, " CONTROL_PATH "\n"
 		"                         or $EBB_CONTROL without this\n"
 		"  -h, --help             show this text\n"
@@ -198,6 +200,8 @@ static enum ctl_exit run_top(struct client *client, const struct ctl_options *op
 	return top_run(client, options);
 }
 
+#define AT_LEAST_ONE (-1)
+
 static const struct {
 	const char *word;
 	int nr_args;
@@ -207,11 +211,12 @@ static const struct {
 	{ "list", 0, "", run_list },
 	{ "show", 1, " GUEST", run_show },
 	{ "top", 0, "", run_top },
-	{ "set", 3, " GUEST mode|weight|page-tables VALUE", run_set },
+	{ "set", 3, " GUEST mode|weight|page-tables|merge VALUE", run_set },
 	{ "release", 2, " GUEST BYTES", run_release },
 	{ "purge", 2, " GUEST BYTES", run_purge },
 	{ "collect", 1, " GUEST", run_collect },
 	{ "status", 0, "", run_status },
+	{ "run", AT_LEAST_ONE, " --merge -- COMMAND [ARGUMENT...]", run_program },
 };
 
 static bool take_interval(const char *text, double *sec)
@@ -239,6 +244,7 @@ static int parse_options(int argc, char **argv, struct ctl_options *options)
 		{ "interval", required_argument, NULL, 'i' },
 		{ "count", required_argument, NULL, 'c' },
 		{ "anew", no_argument, NULL, 'a' },
+		{ "merge", no_argument, NULL, 'm' },
 		{ "socket", required_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
@@ -266,6 +272,9 @@ static int parse_options(int argc, char **argv, struct ctl_options *options)
 		case 'a':
 			options->anew = true;
 			break;
+		case 'm':
+			options->merge = true;
+			break;
 		case 's':
 			options->socket_path = optarg;
 			break;
@@ -290,8 +299,8 @@ int main(int argc, char **argv)
 				       .interval_sec = 1 };
 	struct client client = { .fd = -1 };
 	enum ctl_exit status;
+	int r, nr_args;
 	size_t i;
-	int r;
 
 	r = parse_options(argc, argv, &options);
 	if (r >= 0)
@@ -308,7 +317,8 @@ int main(int argc, char **argv)
 			argv[optind]);
 		return CTL_USAGE;
 	}
-	if (argc - optind - 1 != commands[i].nr_args) {
+	nr_args = argc - optind - 1;
+	if (commands[i].nr_args == AT_LEAST_ONE ? nr_args < 1 : nr_args != commands[i].nr_args) {
 		fprintf(stderr, "Usage: ebbctl %s%s\n", commands[i].word, commands[i].args);
 		return CTL_USAGE;
 	}
