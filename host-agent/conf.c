@@ -192,6 +192,23 @@ static void take_merge(struct parser *parser, const char *value, uint32_t *merge
 		complain(parser, "merge = %s: write " EBB_MERGE_WORDS, value);
 }
 
+static void take_merge_group(struct parser *parser, const char *value,
+			     char group[EBB_AGENT_NAME_BYTES])
+{
+	char name[EBB_AGENT_NAME_BYTES] = "";
+
+	if (strlen(value) < sizeof(name))
+		memcpy(name, value, strlen(value));
+	if (ebb_agent_check_text(name, sizeof(name), 1) != EBB_AGENT_FAULT_NONE) {
+		complain(parser,
+			 "merge_group = %s: write own, host, or a name of printable ASCII without "
+			 "space and '/'",
+			 value);
+		return;
+	}
+	memcpy(group, name, sizeof(name));
+}
+
 static void take_ksm(struct parser *parser, const char *value, bool *steer)
 {
 	if (strcmp(value, "steer") == 0)
@@ -242,6 +259,8 @@ static bool take_policy(struct parser *parser, const char *key, const char *valu
 		take_tables(parser, value, &conf->tables);
 	} else if (strcmp(key, "merge") == 0) {
 		take_merge(parser, value, &conf->merge);
+	} else if (strcmp(key, "merge_group") == 0) {
+		take_merge_group(parser, value, conf->merge_group);
 	} else if (strcmp(key, "ksm") == 0) {
 		take_ksm(parser, value, &conf->ksm.steer);
 	} else if (strcmp(key, "ksm_zero_pages") == 0) {
@@ -301,9 +320,11 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 	if (!guest_of_section(parser, section, name))
 		return;
 	if (strcmp(key, "mode") != 0 && strcmp(key, "weight") != 0 &&
-	    strcmp(key, "page_tables") != 0 && strcmp(key, "merge") != 0) {
+	    strcmp(key, "page_tables") != 0 && strcmp(key, "merge") != 0 &&
+	    strcmp(key, "merge_group") != 0) {
 		complain(parser,
-			 "%s is not a key of [%s]: it knows mode, weight, page_tables and merge",
+			 "%s is not a key of [%s]: it knows mode, weight, page_tables, merge and "
+			 "merge_group",
 			 key, section);
 		return;
 	}
@@ -331,6 +352,10 @@ static void take_guest(struct parser *parser, const char *section, const char *k
 	if (strcmp(key, "merge") == 0) {
 		take_merge(parser, value, &guest->merge);
 		guest->has_merge = true;
+		return;
+	}
+	if (strcmp(key, "merge_group") == 0) {
+		take_merge_group(parser, value, guest->merge_group);
 		return;
 	}
 	take_mode(parser, value, &guest->mode);
@@ -440,6 +465,7 @@ static int set_defaults(struct conf *conf)
 		.max_messages_per_sec = 50,
 		.mode = EBB_MODE_KEEP,
 		.merge = EBB_MERGE_KEEP,
+		.merge_group = MERGE_GROUP_OWN,
 		.weight = POLICY_WEIGHT_DEFAULT,
 		.tables = EBB_TABLES_KEEP,
 		.page_tables_delay_msec = 10000,
@@ -540,6 +566,20 @@ uint32_t conf_guest_merge(const struct conf *conf, const char *name)
 	const struct conf_guest *guest = find_guest(conf, name);
 
 	return guest && guest->has_merge ? guest->merge : conf->merge;
+}
+
+/* With whom it may share: a group's name, or one that only this guest has. */
+void conf_guest_merge_group(const struct conf *conf, const char *name,
+			    char group[MERGE_GROUP_BYTES])
+{
+	const struct conf_guest *guest = find_guest(conf, name);
+	const char *word = guest && guest->merge_group[0] ? guest->merge_group : conf->merge_group;
+
+	/* No name that a file can give has a '/'. */
+	if (strcmp(word, MERGE_GROUP_OWN) == 0)
+		snprintf(group, MERGE_GROUP_BYTES, MERGE_GROUP_OWN "/%s", name);
+	else
+		snprintf(group, MERGE_GROUP_BYTES, "%s", word);
 }
 
 unsigned int conf_guest_weight(const struct conf *conf, const char *name)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include "ksm_policy.h"
+#include "merge_group.h"
 #include "policy.h"
 
 #define CONF_PATH "/etc/ebb/ebbd.conf"
@@ -21,6 +22,7 @@ struct conf_guest {
 	uint32_t tables; /* EBB_TABLES_* */
 	bool has_merge;
 	uint32_t merge;
+	char merge_group[EBB_AGENT_NAME_BYTES]; /* "": as all others */
 	struct conf_guest *next;
 };
 
@@ -37,9 +39,10 @@ struct conf {
 	unsigned int max_connections;
 	unsigned int max_connections_per_uid;
 	unsigned int max_messages_per_sec;
-	uint32_t mode;	     /* of guests without a section of their own */
-	unsigned int weight; /* likewise */
-	uint32_t merge;	     /* likewise */
+	uint32_t mode;				/* of guests without a section of their own */
+	unsigned int weight;			/* likewise */
+	uint32_t merge;				/* likewise */
+	char merge_group[EBB_AGENT_NAME_BYTES]; /* likewise; MERGE_GROUP_OWN: each its own */
 	bool release_when_short;
 	struct policy_conf policy;
 	uint32_t tables; /* EBB_TABLES_*, of guests without a word of their own */
@@ -59,6 +62,8 @@ void conf_deinit(struct conf *conf);
 uint32_t conf_guest_tables(const struct conf *conf, const char *name);
 uint32_t conf_guest_mode(const struct conf *conf, const char *name);
 uint32_t conf_guest_merge(const struct conf *conf, const char *name);
+void conf_guest_merge_group(const struct conf *conf, const char *name,
+			    char group[MERGE_GROUP_BYTES]);
 unsigned int conf_guest_weight(const struct conf *conf, const char *name);
 
 #endif /* EBB_CONF_H */

@@ -122,6 +122,7 @@ static void answer_set(struct control *control, struct guest *guest, const char 
 	if (r == 0 && !manager->dry_run)
 		r = state_save(&manager->state, manager->conf.state_path);
 	guest_find_mode(guest);
+	manager_admit_groups(manager);
 	guest_push_policy(guest);
 	if (r < 0) {
 		answer(control,

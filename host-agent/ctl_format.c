@@ -292,10 +292,12 @@ static void format_last_collect(FILE *file, struct json_object *collect)
 /* Nothing where no block was ever hinted or marked. */
 static void format_merge(FILE *file, struct json_object *guest)
 {
-	if (!number(guest, "merge.hinted_bytes") && !number(guest, "merge.marks"))
+	if (!number(guest, "merge.hinted_bytes") && !number(guest, "merge.marks") &&
+	    !flag(guest, "merge_waits"))
 		return;
-	fprintf(file, "merging: %s (wanted: %s)%s%s%s\n", word(guest, "merge.mode"),
-		word(guest, "merge_wanted"),
+	fprintf(file, "merging: %s (wanted: %s, group %s)%s%s%s%s\n", word(guest, "merge.mode"),
+		word(guest, "merge_wanted"), word(guest, "merge_group"),
+		flag(guest, "merge_waits") ? ", it is another group's turn" : "",
 		flag(guest, "merge.full") ? ", no more areas: not every hint is followed" : "",
 		flag(guest, "merge.no_ksm") ? ", the host's kernel has no KSM" : "",
 		flag(guest, "merge.pending") ? ", under way" : "");

@@ -94,6 +94,7 @@ static void find_name(struct guest *guest)
 		log_info("guest %s of libvirt is here: the one that called itself so is %s now",
 			 name, holder->name);
 		guest_find_mode(holder);
+		manager_admit_groups(guest->manager);
 		guest_push_policy(holder);
 		holder = NULL;
 	}
@@ -114,6 +115,7 @@ struct guest *guest_new(struct peer *peer, const struct ebb_msg_hello *hello)
 	guest->manager = peer->manager;
 	guest->front = ebb_get_le32(&hello->front);
 	guest->stage = EBB_STAGE_PLENTY;
+	guest->merge_waits = true;
 	memcpy(guest->label, hello->name, sizeof(guest->label));
 	find_name(guest);
 	guest_find_mode(guest);
@@ -227,6 +229,7 @@ void guest_find_mode(struct guest *guest)
 		guest->tables_mode = conf_guest_tables(&guest->manager->conf, guest->name);
 	if (!state_get_merge(&guest->manager->state, guest->name, &guest->merge))
 		guest->merge = conf_guest_merge(&guest->manager->conf, guest->name);
+	conf_guest_merge_group(&guest->manager->conf, guest->name, guest->merge_group);
 	guest->weight = state_get_weight(&guest->manager->state, guest->name);
 	if (!guest->weight)
 		guest->weight = conf_guest_weight(&guest->manager->conf, guest->name);
@@ -256,24 +259,53 @@ static void push_tables(struct guest *guest)
 	guest->sent_tables = policy;
 }
 
+static bool is_merging(uint32_t merge)
+{
+	return merge == EBB_MERGE_HINTED || merge == EBB_MERGE_ALL;
+}
+
+/*
+ * How it stands to its group. With KEEP it is none of ours. Its executor says when it has taken all
+ * back, and where the kernel says of the process whether any of it is mergeable, that must hold
+ * as well: a VMM may lie.
+ */
+struct merge_member guest_merge_member(const struct guest *guest)
+{
+	const struct ebb_msg_merge_state *state = &guest->merge_state;
+	uint32_t flags = ebb_get_le32(&state->flags);
+	struct merge_member member = { .group = guest->merge_group };
+
+	if (guest->peer->version < 3 || guest->merge == EBB_MERGE_KEEP)
+		return member;
+	member.wants = is_merging(guest->merge);
+	member.told = is_merging(guest->sent_merge);
+	member.holds = guest->sent_merge != EBB_MERGE_OFF || !guest->has_merge_state ||
+		       ebb_get_le32(&state->mode) != EBB_MERGE_OFF ||
+		       ebb_get_le64(&state->marked_bytes) ||
+		       (flags & (EBB_MERGE_F_WHOLE | EBB_MERGE_F_PENDING)) ||
+		       (guest->has_ksm && guest->ksm.has_mergeable && guest->ksm.mergeable);
+	return member;
+}
+
 /* Tell it what KSM may merge of it, if it was told otherwise last. */
 static void push_merge(struct guest *guest)
 {
+	uint32_t mode =
+		guest->merge_waits && is_merging(guest->merge) ? EBB_MERGE_OFF : guest->merge;
 	struct ebb_msg_merge merge = { 0 };
 
-	if (guest->peer->ended || guest->peer->version < 3 || guest->sent_merge == guest->merge)
+	if (guest->peer->ended || guest->peer->version < 3 || guest->sent_merge == mode)
 		return;
 	if (guest->manager->dry_run) {
-		log_notice("dry run: MERGE %s would be sent to %s", merge_word(guest->merge),
-			   guest->name);
+		log_notice("dry run: MERGE %s would be sent to %s", merge_word(mode), guest->name);
 	} else {
 		ebb_put_le16(&merge.hdr.type, EBB_MSG_MERGE);
 		ebb_put_le32(&merge.hdr.length_bytes, sizeof(merge));
-		ebb_put_le32(&merge.mode, guest->merge);
+		ebb_put_le32(&merge.mode, mode);
 		if (peer_send(guest->peer, &merge, sizeof(merge)) < 0)
 			return;
 	}
-	guest->sent_merge = guest->merge;
+	guest->sent_merge = mode;
 }
 
 /* Tell the guest's executor mode and stage, if it was told others last. */

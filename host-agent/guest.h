@@ -66,6 +66,8 @@ struct guest {
 	uint32_t sent_mode;  /* the last POLICY */
 	uint32_t sent_stage; /* 0: none yet */
 	uint32_t merge;	     /* wanted: EBB_MERGE_* */
+	char merge_group[MERGE_GROUP_BYTES];
+	bool merge_waits;    /* not its group's turn: it is told OFF, and not what is wanted */
 	uint32_t sent_merge; /* the last MERGE; KEEP before the first */
 
 	uint32_t tables_mode;			  /* wanted: EBB_TABLES_* */
@@ -104,6 +106,7 @@ struct guest *guest_find(struct manager *manager, const char *name);
 void guest_read_proc(struct guest *guest);
 bool guest_has_marks(const struct guest *guest);
 void guest_find_mode(struct guest *guest);
+struct merge_member guest_merge_member(const struct guest *guest);
 void guest_push_policy(struct guest *guest);
 void guest_writable(struct guest *guest);
 void guest_sample(struct guest *guest, const struct ebb_msg_sample *sample);

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -128,12 +129,43 @@ static void tell_stage(struct guest *guest)
 	guest_push_policy(guest);
 }
 
+void manager_admit_groups(struct manager *manager)
+{
+	struct merge_member *members = calloc(manager->nr_guests + 1, sizeof(*members));
+	const char *group;
+	struct guest *guest;
+	size_t nr = 0;
+
+	/* Without memory nobody new is admitted. */
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	if (members)
+		members[nr++] = guest_merge_member(guest);
+	else
+		guest->merge_waits = true;
+	if (!members)
+		return;
+	group = merge_group_choose(members, nr,
+				   manager->merge_group[0] ? manager->merge_group : NULL);
+	merge_group_admit(members, nr, group);
+	if (strcmp(group ? group : "", manager->merge_group) != 0) {
+		snprintf(manager->merge_group, sizeof(manager->merge_group), "%s",
+			 group ? group : "");
+		if (group)
+			log_info("merging: it is the turn of group %s", group);
+	}
+	nr = 0;
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	guest->merge_waits = !members[nr++].may;
+	free(members);
+}
+
 /* A guest has come: it is told at once where it stands. */
 void manager_guest_sampled(struct manager *manager, struct guest *guest)
 {
 	read_guest(manager, guest);
 	if (guest->domain && guest->domain->gauge.stage == 0)
 		update_stage(manager, guest->domain);
+	manager_admit_groups(manager);
 	tell_stage(guest);
 }
 
@@ -142,9 +174,11 @@ void manager_guest_modes(struct manager *manager)
 {
 	struct guest *guest, *next;
 
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	guest_find_mode(guest);
+	manager_admit_groups(manager);
 	for (guest = TAILQ_FIRST(&manager->guests); guest; guest = next) {
 		next = TAILQ_NEXT(guest, link);
-		guest_find_mode(guest);
 		guest_push_policy(guest);
 	}
 }
@@ -271,6 +305,7 @@ static void run_round(struct manager *manager)
 		else
 			domain_free(domain);
 	}
+	manager_admit_groups(manager);
 	for (guest = TAILQ_FIRST(&manager->guests); guest; guest = next) {
 		next = TAILQ_NEXT(guest, link);
 		tell_stage(guest);

@@ -64,6 +64,7 @@ struct manager {
 	struct proc_host proc_host;
 	struct domain_list domains; /* all but the host */
 	struct ksm_steer ksm;
+	char merge_group[MERGE_GROUP_BYTES]; /* whose turn it is; "": nobody's */
 	uint64_t last_release_id;
 
 	uint64_t complaint_usec; /* the log budget for peers' faults, see peer.c */
@@ -84,5 +85,7 @@ void manager_pause_accepting(struct manager *manager);
 
 void manager_guest_sampled(struct manager *manager, struct guest *guest);
 void manager_guest_modes(struct manager *manager);
+/* Whose turn is it to be merged? Before guests are told what is wanted of them. */
+void manager_admit_groups(struct manager *manager);
 
 #endif /* EBB_MANAGER_H */

@@ -118,13 +118,14 @@ int proc_read_status(int dirfd, struct proc_status *status)
 }
 
 /* -ENOENT on kernels that do not tell. */
-#define PROFIT_KEY "ksm_process_profit "
+#define PROFIT_KEY    "ksm_process_profit "
+#define MERGEABLE_KEY "ksm_mergeable: "
 
 int proc_read_ksm(int dirfd, struct proc_ksm *ksm)
 {
 	char text[1024];
 	int r = proc_read_text(dirfd, "ksm_stat", text, sizeof(text));
-	const char *profit;
+	const char *profit, *mergeable;
 
 	if (r < 0)
 		return r;
@@ -133,6 +134,11 @@ int proc_read_ksm(int dirfd, struct proc_ksm *ksm)
 		return -ENODATA;
 	proc_field(text, "ksm_zero_pages", &ksm->zero_pages);
 	proc_field(text, "ksm_rmap_items", &ksm->rmap_items);
+	mergeable = strstr(text, MERGEABLE_KEY);
+	if (mergeable) {
+		ksm->has_mergeable = true;
+		ksm->mergeable = strncmp(mergeable + strlen(MERGEABLE_KEY), "no", 2) != 0;
+	}
 	profit = strstr(text, PROFIT_KEY);
 	if (profit) {
 		ksm->has_profit = true;

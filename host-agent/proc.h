@@ -24,6 +24,8 @@ struct proc_ksm {
 	uint64_t merging_pages;
 	uint64_t zero_pages;
 	uint64_t rmap_items; /* pages that KSM keeps an eye on */
+	bool has_mergeable;  /* newer kernels: is any area of the process mergeable? */
+	bool mergeable;
 	bool has_profit;
 	int64_t profit_bytes; /* what merging saves of this process, less what it costs */
 };

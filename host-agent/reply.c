@@ -356,6 +356,8 @@ struct json_object *reply_guest(const struct guest *guest)
 	json_object_object_add(object, "tables",
 			       guest->has_tables ? tables_object(&guest->tables) : NULL);
 	add_word(object, "merge_wanted", merge_word(guest->merge));
+	add_word(object, "merge_group", guest->merge_group);
+	add_bool(object, "merge_waits", guest->merge_waits && guest_merge_member(guest).wants);
 	json_object_object_add(object, "merge",
 			       guest->has_merge_state ? merge_object(guest) : NULL);
 	json_object_object_add(object, "limit",

@@ -45,6 +45,7 @@ static void test_defaults(void **state)
 
 static void test_all_keys(void **state)
 {
+	char merge_group[MERGE_GROUP_BYTES];
 	struct conf conf;
 
 	assert_int_equal(load(&conf, *state,
@@ -67,6 +68,7 @@ static void test_all_keys(void **state)
 			      "mode = auto\n"
 			      "weight = 50\n"
 			      "merge = hinted\n"
+			      "merge_group = host\n"
 			      "nearing_percent = 30\n"
 			      "short_percent = 15\n"
 			      "hysteresis_percent = 3\n"
@@ -87,7 +89,10 @@ static void test_all_keys(void **state)
 			      "page_tables = off\n"
 			      "[guest \"heavy\"]\n"
 			      "weight = 1000\n"
-			      "merge = off"),
+			      "merge_group = red\n"
+			      "merge = off\n"
+			      "[guest \"alone\"]\n"
+			      "merge_group = own"),
 			 0);
 	assert_string_equal(conf.socket_path, "/tmp/a b.sock");
 	assert_int_equal(conf.socket_mode, 0660);
@@ -121,6 +126,12 @@ static void test_all_keys(void **state)
 	assert_int_equal(conf.page_tables_least, 3);
 	assert_int_equal(conf_guest_weight(&conf, "heavy"), 1000);
 	assert_int_equal(conf_guest_merge(&conf, "heavy"), EBB_MERGE_OFF);
+	conf_guest_merge_group(&conf, "heavy", merge_group);
+	assert_string_equal(merge_group, "red");
+	conf_guest_merge_group(&conf, "other", merge_group);
+	assert_string_equal(merge_group, "host");
+	conf_guest_merge_group(&conf, "alone", merge_group);
+	assert_string_equal(merge_group, "own/alone");
 	assert_int_equal(conf_guest_merge(&conf, "web1"), EBB_MERGE_HINTED);
 	assert_int_equal(conf_guest_merge(&conf, "other"), EBB_MERGE_HINTED);
 	assert_int_equal(conf_guest_weight(&conf, "web1"), 50);
@@ -147,6 +158,8 @@ static const struct {
 	{ "[policy]\nsocket = /x\n", 2, "socket is not a key of [policy]" },
 	{ "[policy]\nmerge = some\n", 2, "write off, hinted, all or keep" },
 	{ "[guest \"a\"]\nmerge = yes\n", 2, "write off, hinted, all or keep" },
+	{ "[policy]\nmerge_group = own/web\n", 2, "write own, host, or a name" },
+	{ "[guest \"a\"]\nmerge_group =\n", 2, "write own, host, or a name" },
 	{ "[policy]\nmode = lasy\n", 2, "write lazy, eager, auto, off or keep" },
 	{ "[policy]\nrelease = maybe\n", 2, "write yes or no" },
 	{ "[policy]\nguest_floor = much\n", 2, "write bytes" },
@@ -155,7 +168,7 @@ static const struct {
 	{ "[guest web1]\nmode = lazy\n", 2, "write [guest \"NAME\"]" },
 	{ "[guest \"a/b\"]\nmode = lazy\n", 2, "printable ASCII without space and '/'" },
 	{ "[guest \"\"]\nmode = lazy\n", 2, "printable ASCII" },
-	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode, weight, page_tables and merge" },
+	{ "[guest \"web1\"]\nmodus = lazy\n", 2, "it knows mode, weight, page_tables, merge" },
 	{ "[guest \"web1\"]\nweight = 0\n", 2, "from 1 to 10000" },
 	{ "[guest \"web1\"]\npage_tables = yes\n", 2, "page_tables = yes: write on-demand" },
 	{ "[policy]\npage_tables_delay_msec = 99\n", 2, "from 100 to" },

@@ -174,7 +174,7 @@ def test_merge_state_is_shown(ebbd):
     assert (shown["guest_hinted_bytes"], shown["guest_cache_bytes"]) == (7 * MIB, 5 * MIB)
     assert (shown["guest_passes"], shown["guest_usec"]) == (9, 77)
     text = ebbd.ctl("show", "web").stdout
-    assert "merging: hinted (wanted: keep), no more areas" in text
+    assert "merging: hinted (wanted: keep, group own/web), no more areas" in text
     guest.send(wire.merge_state(mode=4))
     assert "value without meaning" in guest.expect_refused()
 
@@ -206,7 +206,7 @@ GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wan
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
               "release_under_way", "last_release", "content", "purge_under_way", "last_purge",
               "tables", "page_tables_wanted", "collect_under_way", "last_collect",
-              "merge_wanted", "merge"}
+              "merge_wanted", "merge", "merge_group", "merge_waits"}
 
 
 def test_list_and_show(ebbd):

@@ -24,6 +24,7 @@ class Ebbd:
         conf.write_text(f"[ebbd]\nsocket = {self.socket}\ncontrol_socket = {self.control}\n"
                         f"state_file = {self.dir}/state\nsample_interval_msec = 200\n"
                         f"[policy]\nnearing_percent = {nearing}\nshort_percent = {short}\n"
+                        "merge_group = host\n"
                         "hysteresis_percent = 0\ncalm_msec = 0\nanswer_msec = 0\n"
                         "settle_msec = 500\nguest_floor = 16M\n")
         with open(self.dir / "ebbd.log", "ab") as log:
