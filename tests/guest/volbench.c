@@ -4,10 +4,13 @@
  *
  * usage: volbench sizes MIB REPEATS THREADS HUGE    all sizes from 4 KiB to MIB, by four
  *        volbench one MIB UNIT_MIB                  an object of which the host takes a little
+ *        volbench cost MIB HUGE                     an object, once, by the processor's time
  *
  * "sizes" prints a line for each size, "bytes N NAME NSEC ...": medians. THREADS others fault on
  * memory of their own meanwhile. HUGE: plain memory is in huge pages. "one" prints where a page in
- * the middle lies, waits for a line, and says what was lost.
+ * the middle lies, waits for a line, and says what was lost. "cost" is for a guest whose clock
+ * counts instructions (QEMU's -icount): what all its tasks have run for is what it took, without
+ * the host's part.
  *
  * Owns:    its mappings and its objects.
  * Thread:  main; the others only fault.
@@ -167,6 +170,49 @@ static void object(size_t bytes)
 	close(obj.fd);
 }
 
+/*
+ * How long other tasks than this have run, on all processors: the seventh figure of each, and the
+ * first of our own (Linux 2.6.20 and newer).
+ */
+static uint64_t others_nsec(void)
+{
+	FILE *file = fopen("/proc/schedstat", "r");
+	unsigned long long nsec, sum = 0;
+	char line[512];
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "cpu%*u %*u %*u %*u %*u %*u %*u %llu", &nsec) == 1)
+			sum += nsec;
+	fclose(file);
+	file = fopen("/proc/self/schedstat", "r");
+	CHECK(file && fscanf(file, "%llu", &nsec) == 1);
+	fclose(file);
+	return sum - nsec;
+}
+
+static void cost(size_t bytes, bool huge)
+{
+	static const enum figure figures[] = { PLAIN_DONTNEED, BARE_OFFER, OFFER, BARE_BACK, BACK };
+	struct object obj = create(bytes / PAGE, EBB_KIND_EXPLICIT);
+	uint64_t before;
+
+	plain(bytes, huge);
+	touch(obj.at, bytes);
+	before = others_nsec();
+	CHECK(mark(obj.fd, 0, bytes) == 0);
+	while (query(&obj).offered_pages < bytes / PAGE)
+		usleep(10000);
+	taken[OFFER][0] = others_nsec() - before;
+	begin();
+	CHECK(unmark(obj.fd, 0, bytes) >= 0);
+	end(BACK);
+	printf("pages %zu", bytes / PAGE);
+	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
+		printf(" %s %llu", names[figures[i]], (unsigned long long)taken[figures[i]][0]);
+	printf("\n");
+}
+
 /* Faults on memory of its own, in the same address space. */
 static void *fault_for_ever(void *unused)
 {
@@ -261,6 +307,8 @@ int main(int argc, char **argv)
 		sizes((size_t)atoi(argv[2]) * MIB, atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
 	else if (argc == 4 && !strcmp(argv[1], "one"))
 		one((size_t)atoi(argv[2]) * MIB, (size_t)atoi(argv[3]) * MIB);
+	else if (argc == 4 && !strcmp(argv[1], "cost"))
+		cost((size_t)atoi(argv[2]) * MIB, atoi(argv[3]));
 	else
 		return 2;
 	return 0;

@@ -85,7 +85,7 @@ def hurry(source, target):
 
 def more(guest, name, than):
     wait_for(lambda: stats(guest)[name] > than,
-             lambda: f"{name} above {than}: {stats(guest)}", 300)
+             lambda: f"{name} above {than}: {stats(guest)}", 300, alive=guest.check_alive)
 
 
 def test_pre_copy_with_reports_and_purges(vm, front, group, tmp_path):

@@ -67,7 +67,7 @@ def end(guest, works, record_property):
 
 def more_purged(guest, than=0):
     wait_for(lambda: counters(guest)["purged"] > than,
-             lambda: f"purges: {counters(guest)}, {stats(guest)}", 300)
+             lambda: f"purges: {counters(guest)}, {stats(guest)}", 300, alive=guest.check_alive)
 
 
 def test_a_million_take_backs(vm, programs, group, record_property):
