@@ -20,6 +20,7 @@ ENOUGH = "/tmp/enough"
 # A host with one emulated processor, that purges without a rest, lets a guest wait for long.
 STARVED = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300"
 PAUSE = 0.3  # between two purges: the guest shares the one processor of its host
+REST = 3     # where it is take-backs that are to be many
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def group(memory_cgroup):
 class Reclaimer(Again):
     """Reclaims all that can be: pressure on the whole group."""
 
-    def __init__(self, group):
-        super().__init__(group.reclaim_all, PAUSE)
+    def __init__(self, group, rest=0):
+        super().__init__(group.reclaim_all, PAUSE, rest)
 
 
 def start(vm, group, **options):
@@ -75,7 +76,7 @@ def test_a_million_take_backs(vm, programs, group, record_property):
     guest = start(vm, group)
     each = TAKE_BACKS // len(KINDS) // 2 + 1
     sums = [0, 0, 0]
-    with Purger(guest, PAUSE), Reclaimer(group) as reclaimer:
+    with Purger(guest, PAUSE, REST), Reclaimer(group, REST) as reclaimer:
         for kind in KINDS:
             code, output = guest.run(f"volwork -m 16 -p 2 -n {each} -k {kind}", 3600)
             takebacks, whole, purged, _, bad = totals(output)

@@ -2,6 +2,7 @@
 """/dev/ebb in a guest: its counters, a host that purges, an object that does what it is told."""
 import re
 import threading
+import time
 
 from . import agent as ag
 from .pageout import pageout
@@ -18,18 +19,22 @@ def counters(guest):
 
 
 class Again:
-    """Does something again and again, in a thread of its own, while the with block lasts."""
+    """Does something again and again, in a thread of its own, while the with block lasts. rest: how
+    many times as long as it took it does nothing then, where the others need the processor too."""
 
-    def __init__(self, act, pause):
+    def __init__(self, act, pause, rest=0):
         self.act = act
-        self.pause = pause
+        self.pause, self.rest = pause, rest
         self.rounds = 0
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        while not self.stop.wait(self.pause):
+        took = 0
+        while not self.stop.wait(max(self.pause, self.rest * took)):
+            start = time.monotonic()
             self.act()
+            took = time.monotonic() - start
             self.rounds += 1
 
     def __enter__(self):
@@ -44,9 +49,9 @@ class Again:
 class Purger(Again):
     """Has the host's kernel purge a guest's RAM."""
 
-    def __init__(self, guest, pause=0.02):
+    def __init__(self, guest, pause=0.02, rest=0):
         start = guest.host_address(0)  # asked for here: QMP has one user
-        super().__init__(lambda: pageout(guest.pid, start, guest.memory_mib * MIB), pause)
+        super().__init__(lambda: pageout(guest.pid, start, guest.memory_mib * MIB), pause, rest)
 
 
 class Served:
