@@ -53,15 +53,18 @@ static int write_unsigned(int dirfd, const char *name, unsigned int value)
 /* -ENOENT: the kernel has no KSM. */
 int ksm_read_settings(int ksm_dirfd, struct ksm_settings *settings)
 {
-	unsigned long long run, scan, zero = 0;
+	unsigned long long run, scan, sleep, zero = 0;
 	int r = read_unsigned(ksm_dirfd, "run", &run);
 
 	if (r == 0)
 		r = read_unsigned(ksm_dirfd, "pages_to_scan", &scan);
+	if (r == 0)
+		r = read_unsigned(ksm_dirfd, "sleep_millisecs", &sleep);
 	if (r < 0)
 		return r;
 	*settings = (struct ksm_settings){ .run = (unsigned int)run,
-					   .pages_to_scan = (unsigned int)scan };
+					   .pages_to_scan = (unsigned int)scan,
+					   .sleep_msec = (unsigned int)sleep };
 	r = read_unsigned(ksm_dirfd, "use_zero_pages", &zero);
 	settings->has_zero_pages = r == 0;
 	settings->use_zero_pages = (unsigned int)zero;
@@ -71,7 +74,7 @@ int ksm_read_settings(int ksm_dirfd, struct ksm_settings *settings)
 bool ksm_same_settings(const struct ksm_settings *a, const struct ksm_settings *b)
 {
 	return a->run == b->run && a->pages_to_scan == b->pages_to_scan &&
-	       a->use_zero_pages == b->use_zero_pages;
+	       a->sleep_msec == b->sleep_msec && a->use_zero_pages == b->use_zero_pages;
 }
 
 /* What differs, and run last when it starts, first when it stops. */
@@ -86,6 +89,8 @@ int ksm_write_settings(int ksm_dirfd, const struct ksm_settings *before,
 		r = write_unsigned(ksm_dirfd, "run", 0);
 	if (r == 0 && after->pages_to_scan != before->pages_to_scan)
 		r = write_unsigned(ksm_dirfd, "pages_to_scan", after->pages_to_scan);
+	if (r == 0 && after->sleep_msec != before->sleep_msec)
+		r = write_unsigned(ksm_dirfd, "sleep_millisecs", after->sleep_msec);
 	if (r == 0 && after->has_zero_pages && after->use_zero_pages != before->use_zero_pages)
 		r = write_unsigned(ksm_dirfd, "use_zero_pages", after->use_zero_pages);
 	if (r == 0 && after->run == 1 && before->run != 1)
@@ -229,8 +234,8 @@ int ksm_save_record(const char *path, const struct ksm_record *record)
 	if (!file)
 		return -errno;
 	for (i = 0; i < 3; i++)
-		fprintf(file, "%u %u %u %d\n", all[i]->run, all[i]->pages_to_scan,
-			all[i]->use_zero_pages, all[i]->has_zero_pages);
+		fprintf(file, "%u %u %u %u %d\n", all[i]->run, all[i]->pages_to_scan,
+			all[i]->sleep_msec, all[i]->use_zero_pages, all[i]->has_zero_pages);
 	if (ferror(file))
 		r = -EIO;
 	if (fclose(file) != 0 && r == 0)
@@ -251,8 +256,8 @@ int ksm_load_record(const char *path, struct ksm_record *record)
 	size_t i;
 
 	for (i = 0; r == 0 && i < 3; i++, line += length) {
-		if (sscanf(line, "%u %u %u %d\n%n", &all[i]->run, &all[i]->pages_to_scan,
-			   &all[i]->use_zero_pages, &zero, &length) != 4 ||
+		if (sscanf(line, "%u %u %u %u %d\n%n", &all[i]->run, &all[i]->pages_to_scan,
+			   &all[i]->sleep_msec, &all[i]->use_zero_pages, &zero, &length) != 5 ||
 		    all[i]->run > 1)
 			return -EBADMSG;
 		all[i]->has_zero_pages = zero;
@@ -276,6 +281,7 @@ int ksm_recover(int ksm_dirfd, const struct ksm_record *record)
 		return r;
 	if (!is_ours(now.run, before->run, after->run) ||
 	    !is_ours(now.pages_to_scan, before->pages_to_scan, after->pages_to_scan) ||
+	    !is_ours(now.sleep_msec, before->sleep_msec, after->sleep_msec) ||
 	    !is_ours(now.use_zero_pages, before->use_zero_pages, after->use_zero_pages))
 		return -EBUSY;
 	return ksm_write_settings(ksm_dirfd, &now, &record->found);

@@ -13,6 +13,7 @@
 struct ksm_settings {
 	unsigned int run;
 	unsigned int pages_to_scan;
+	unsigned int sleep_msec;
 	unsigned int use_zero_pages;
 	bool has_zero_pages; /* Linux 6.6 and newer */
 };

@@ -17,6 +17,8 @@
 #define KSM_SCAN_MIN_PAGES   100
 #define KSM_SCAN_START_PAGES 500
 #define KSM_SCAN_MAX_PAGES   5000
+/* Between two wakes: the kernel's own default, for which the rates above are meant. */
+#define KSM_SLEEP_MSEC 20
 /* KSM merges a page when it meets it for the second time unchanged. */
 #define KSM_JUDGE_SCANS 2
 /* Gain in pages for each ms of ksmd that is worth more of it: 4 MiB a second. A choice as well. */

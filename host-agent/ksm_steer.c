@@ -111,9 +111,10 @@ static int put(struct ksm_steer *steer, const struct ksm_settings *after)
 	if (ksm_same_settings(&steer->written, after))
 		return 0;
 	if (steer->dry_run) {
-		log_notice("dry run: KSM's run = %u, pages_to_scan = %u, use_zero_pages = %u "
-			   "would be written",
-			   after->run, after->pages_to_scan, after->use_zero_pages);
+		log_notice("dry run: KSM's run = %u, pages_to_scan = %u, sleep_millisecs = %u, "
+			   "use_zero_pages = %u would be written",
+			   after->run, after->pages_to_scan, after->sleep_msec,
+			   after->use_zero_pages);
 	} else {
 		r = steer->record_path ? ksm_save_record(steer->record_path, &record) : -ENOMEM;
 		if (r == 0)
@@ -170,8 +171,10 @@ static struct ksm_settings wanted(const struct ksm_steer *steer, const struct ks
 	struct ksm_settings settings = steer->found;
 
 	settings.run = ksm_plan_runs(&steer->plan);
-	if (settings.run)
+	if (settings.run) {
 		settings.pages_to_scan = steer->plan.pages_to_scan;
+		settings.sleep_msec = KSM_SLEEP_MSEC;
+	}
 	if (conf->zero_pages && settings.has_zero_pages)
 		settings.use_zero_pages = 1;
 	return settings;

@@ -113,6 +113,7 @@ static struct json_object *ksm_object(const struct manager *manager)
 	add_word(object, "why", ksm->owner == KSM_OWNER_EBBD ? ksm_why_word(ksm->plan.why) : NULL);
 	add_u64_if(object, "run", known, ksm->now.run);
 	add_u64_if(object, "pages_to_scan", known, ksm->now.pages_to_scan);
+	add_u64_if(object, "sleep_msec", known, ksm->now.sleep_msec);
 	add_u64_if(object, "use_zero_pages", known && ksm->now.has_zero_pages,
 		   ksm->now.use_zero_pages);
 	add_u64_if(object, "pages_shared", known, ksm->figures.pages_shared);

@@ -37,6 +37,7 @@ static inline void put_ksm(const char *dir, unsigned int run, unsigned int pages
 static inline void put_host(const char *dir)
 {
 	put_ksm(dir, 0, 123);
+	put_number(dir, "sleep_millisecs", 200);
 	put_number(dir, "use_zero_pages", 0);
 	put_number(dir, "merge_across_nodes", 1);
 	put_number(dir, "pages_shared", 3);

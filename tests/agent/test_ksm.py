@@ -8,8 +8,8 @@ import wire
 from conftest import wait_for
 from wire import MIB
 
-FOUND = dict(run=0, pages_to_scan=123, use_zero_pages=0, merge_across_nodes=1)
-KEYS = {"steer", "owner", "why", "run", "pages_to_scan", "use_zero_pages", "pages_shared",
+FOUND = dict(run=0, pages_to_scan=123, sleep_millisecs=200, use_zero_pages=0, merge_across_nodes=1)
+KEYS = {"steer", "owner", "why", "run", "pages_to_scan", "sleep_msec", "use_zero_pages", "pages_shared",
         "pages_sharing", "full_scans", "profit_bytes", "ksmd_cpu_percent"}
 
 
@@ -80,7 +80,7 @@ def test_steer(ksm):
     assert ksm.settings == FOUND
     guest = ksm.merging()
     assert set(ksm.status) == KEYS
-    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=5000)
+    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=5000, sleep_millisecs=20)
     shown = ksm.ebbd.ctl("status").stdout
     assert "KSM: run 1" in shown and "pages_sharing 2; steered by ebbd: merging" in shown
     # What is marked goes, and so does what another guest had not marked but made mergeable.
@@ -99,7 +99,7 @@ def test_put_back_at_the_end(ksm):
     ksm.configure("ksm = steer\nksm_zero_pages = yes")
     ksm.start().wait(owner="ebbd", run=0, use_zero_pages=1)
     ksm.merging()
-    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=5000, use_zero_pages=1)
+    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=5000, sleep_millisecs=20, use_zero_pages=1)
     ksm.ebbd.stop()
     assert ksm.settings == dict(FOUND, run=1)
     assert not ksm.record.exists()
@@ -145,7 +145,7 @@ def test_somebody_else_writes(ksm):
     wait_for("web to go", lambda: ksm.ebbd.names() == [])
     assert "owner: other" in ksm.ebbd.ctl("status").stdout
     ksm.ebbd.stop()
-    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=7)
+    assert ksm.settings == dict(FOUND, run=1, pages_to_scan=7, sleep_millisecs=20)
     assert ksm.ebbd.log.count("somebody else has changed its settings") == 1
 
 
@@ -162,7 +162,8 @@ def test_ksmtuned(ksm):
 def test_dry_run(ksm):
     ksm.start("--dry-run")
     ksm.mergeable()
-    ksm.ebbd.wait_log("dry run: KSM's run = 1, pages_to_scan = 500, use_zero_pages = 0 would be")
+    ksm.ebbd.wait_log("dry run: KSM's run = 1, pages_to_scan = 500, sleep_millisecs = 20, "
+                        "use_zero_pages = 0 would be")
     ksm.ebbd.stop()
     assert ksm.settings == FOUND and not ksm.record.exists()
 

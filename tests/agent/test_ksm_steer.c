@@ -54,6 +54,8 @@ static void test_steer_and_put_back(void **state)
 	/* Before the interval is over nothing is done. */
 	ksm_steer_step(&steer, &conf, 0, 101 * SEC + SEC / 2);
 	assert_ksm(*state, 1, 500);
+	/* What pages_to_scan means depends on it. */
+	assert_int_equal(number(*state, "sleep_millisecs"), 20);
 	put_process(*state, 37, "ksmd", KERNEL, 210);
 	step(64, 2);
 	assert_ksm(*state, 1, 1000);
@@ -67,6 +69,7 @@ static void test_steer_and_put_back(void **state)
 	ksm_steer_deinit(&steer);
 	assert_ksm(*state, 0, 123);
 	assert_int_equal(number(*state, "merge_across_nodes"), 1);
+	assert_int_equal(number(*state, "sleep_millisecs"), 200);
 	assert_int_equal(number(*state, "use_zero_pages"), 0);
 	assert_false(has_record(*state));
 }
@@ -284,7 +287,7 @@ static void test_after_kill(void **state)
 	assert_false(has_record(*state));
 	ksm_steer_deinit(&steer);
 
-	cm_file(*state, RECORD, "2 100 0 1\n1 1 1 1\n1 1 1 1\n");
+	cm_file(*state, RECORD, "2 100 20 0 1\n1 1 20 1 1\n1 1 20 1 1\n");
 	start(*state, false);
 	assert_ksm(*state, 1, 888);
 	assert_false(has_record(*state));
