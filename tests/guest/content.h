@@ -12,9 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGE_BYTES	      4096UL
-#define PAGE_WORDS	      (PAGE_BYTES / sizeof(uint64_t))
-#define OWNER_SHARED	      0xffffffUL /* content that all guests have in common */
+#define PAGE_BYTES   4096UL
+#define PAGE_WORDS   (PAGE_BYTES / sizeof(uint64_t))
+#define OWNER_SHARED 0xffffffUL /* content that all guests have in common */
+
+/* Of the file that guests have in common, page by page. */
+#define IMAGE_ID	      ID(OWNER_SHARED, 1)
+#define IMAGE_INDEX	      (1ULL << 61) /* of its first page */
 
 #define ID(owner, generation) ((uint64_t)(owner) << 40 | ((generation)&0xffffffffffUL))
 #define ID_OWNER(id)	      ((id) >> 40)

@@ -10,7 +10,8 @@
  *
  * A reader goes through a file that all guests have in common, as guests of one image do: its
  * pages in the page cache are what is worth merging. It drops them when the tide turns, and reads
- * them anew. `torture -S SHARED-SEED -I FILE -m MIB` makes that file, and ends.
+ * them anew. `torture -S SHARED-SEED -I FILE -m MIB` makes that file, and ends; `-v FILE` verifies
+ * it once.
  *
  * Now and then, at the turn of the tide, a line of totals. A bad page is printed at once. At the
  * end of stdin all workers verify everything once more and end. Exit status 1 if a page was
@@ -47,8 +48,6 @@
 #define COMMON_PAGES	16384 /* different contents that all guests have in common */
 #define FILE_PAGES	1024
 #define RUN_PAGES	64
-#define IMAGE_ID	ID(OWNER_SHARED, 1)
-#define IMAGE_INDEX	(1ULL << 61) /* of its first page */
 
 enum total { CHECKED, BAD, FILLS, FREES, FORKS, FILE_CHECKED, COMMON_FILLS, IMAGE_CHECKED, TOTALS };
 
@@ -411,6 +410,16 @@ static int make_image(const char *path, size_t pages)
 	return 0;
 }
 
+static int open_image(const char *path, size_t *pages)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	*pages = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END) / PAGE_BYTES;
+	if (*pages < 2 * RUN_PAGES)
+		fail(path);
+	return fd;
+}
+
 static void read_image_pages(int fd, size_t first, size_t end)
 {
 	static uint64_t buffer[PAGE_WORDS * RUN_PAGES];
@@ -455,14 +464,12 @@ static void read_image_anew(int fd, size_t pages, bool low)
 /* All of it as the tide turns, and parts of it meanwhile. */
 static __attribute__((noreturn)) void read_image(const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	size_t pages = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END) / PAGE_BYTES;
+	size_t pages;
+	int fd = open_image(path, &pages);
 	uint32_t tide = 0, before = 101;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	random_state = mix(seed) ^ mix(MAX_WORKERS + 1);
-	if (pages < 2 * RUN_PAGES)
-		fail(path);
 	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
 		tide = __atomic_load_n(&shared->tide, __ATOMIC_RELAXED);
 		if (tide != before) {
@@ -568,6 +575,18 @@ static void start_reader(const char *image, unsigned long *processes)
 	++*processes;
 }
 
+static int verify_image(const char *path)
+{
+	size_t pages;
+	int fd = open_image(path, &pages);
+
+	read_image_pages(fd, 0, pages);
+	close(fd);
+	printf("pages checked %llu, bad %llu\n", (unsigned long long)shared->totals[CHECKED],
+	       (unsigned long long)shared->totals[BAD]);
+	return shared->totals[BAD] ? 1 : 0;
+}
+
 static void print_totals(const char *head)
 {
 	fputs(head, stdout);
@@ -634,10 +653,10 @@ int main(int argc, char **argv)
 {
 	unsigned long mib = 64, workers = 2;
 	uint64_t common_seed = 1;
-	const char *disk = NULL, *image = NULL, *new_image = NULL;
+	const char *disk = NULL, *image = NULL, *new_image = NULL, *verified = NULL;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:S:g:m:w:d:c:i:I:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:S:g:m:w:d:c:i:I:v:")) != -1) {
 		if (opt == 's')
 			seed = strtoull(optarg, NULL, 0);
 		else if (opt == 'S')
@@ -654,26 +673,31 @@ int main(int argc, char **argv)
 			image = optarg;
 		else if (opt == 'I')
 			new_image = optarg;
+		else if (opt == 'v')
+			verified = optarg;
 		else if (opt == 'c')
 			common_percent = (unsigned int)strtoul(optarg, NULL, 0);
 		else
 			workers = 0;
 	}
 	nr_blocks = workers ? mib / 2 / workers : 0;
-	if (optind != argc || workers > MAX_WORKERS || (nr_blocks < 8 && !new_image)) {
+	if (optind != argc || workers > MAX_WORKERS || (nr_blocks < 8 && !new_image && !verified)) {
 		fprintf(stderr, "usage: torture [-s SEED] [-S SHARED-SEED] [-g GUEST] [-m MIB] "
 				"[-w WORKERS] [-d DISK] [-i IMAGE] [-c COMMON-PERCENT]\n"
-				"       torture [-S SHARED-SEED] [-m MIB] -I NEW-IMAGE\n");
+				"       torture [-S SHARED-SEED] [-m MIB] -I NEW-IMAGE\n"
+				"       torture [-S SHARED-SEED] -v IMAGE\n");
 		return 2;
 	}
 	content_seed(seed, common_seed);
 	if (new_image)
 		return make_image(new_image, mib * 256);
-	/* Guests of less than 512 MiB have no huge pages by themselves. */
-	write_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 	shared = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared == MAP_FAILED)
 		fail("mmap");
+	if (verified)
+		return verify_image(verified);
+	/* Guests of less than 512 MiB have no huge pages by themselves. */
+	write_setting("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 	for (worker = 0; worker < workers; worker++) {
 		pid_t pid = fork();
 

@@ -62,6 +62,11 @@ MUTANTS = [
          "\t       (region->blocks[block] & EBB_BLOCK_KSM);", "\treturn false;")],
      ["vm test_device_rules.py::test_never_free_where_ksm_may_be",
       "vm test_backing.py::test_mergeable_dimm_beside_plain_ram", "unit memops"]),
+    ("2", "what KSM may hold of hinted blocks is marked", [
+        (MEMOPS, "\treturn region->mergeable || work->executor->ksm.doubt ||\n"
+         "\t       (region->blocks[block] & EBB_BLOCK_KSM);",
+         "\treturn region->mergeable || work->executor->ksm.doubt;")],
+     ["vm test_merging_guests.py::test_a_page_that_only_one_guest_has_left", "unit merge"]),
     ("2", "an inherited PR_SET_MEMORY_MERGE is not seen", [
         ("vmm/core/ksm.c", "if (!word.areas && !inherited) {", "if (1) {")],
      ["vm test_device_rules.py::test_inherited_memory_merge_is_seen"]),

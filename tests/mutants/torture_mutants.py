@@ -39,11 +39,6 @@ TORTURE = [
          "\tvoid ebb_do_put_off(void);\n\n\texecutor->ops->batch_done(executor->vmm, batch);\n"
          "\tebb_do_put_off();\n\t/* The batch is")],
      SEEDS),
-    ("2", "torture: what KSM may hold after hints is marked", [
-        (MEMOPS, "\treturn region->mergeable || work->executor->ksm.doubt ||\n"
-         "\t       (region->blocks[block] & EBB_BLOCK_KSM);",
-         "\treturn region->mergeable || work->executor->ksm.doubt;")],
-     SEEDS),
     ("2", "torture: what KSM may hold is marked", [
         (MEMOPS, "\treturn region->mergeable || work->executor->ksm.doubt ||\n"
          "\t       (region->blocks[block] & EBB_BLOCK_KSM);", "\treturn false;")],

@@ -9,6 +9,7 @@ from harness.ebb import BLOCK, MIB, EbbDevice
 from harness.guest import parse_totals
 from harness.proc import mappings, mappings_in
 from harness.wait import wait_for
+from test_backing import DIMM_GPA, plug_dimm, unplug_dimm
 
 BASE = 64 * MIB
 RAM = 256 * MIB
@@ -193,6 +194,49 @@ def test_reset_forgets_the_hints(vm):
     dev.up()
     wait_mergeable(guest, [])
     assert is_filled(guest, BASE, 8 * MIB, 0xa5)
+
+
+def test_unplugged_memory_takes_its_marks_along(vm):
+    """No mark, area or count of it is left, and what comes to its address is nobody's."""
+    guest, dev = start(vm, extra=["-m", f"{RAM // MIB},slots=2,maxmem=2G"])
+    dev.hint([(BASE, 2 * BLOCK)])
+    for turn in range(2):
+        plug_dimm(guest, turn)
+        guest.qtest.memset(DIMM_GPA, 16 * MIB, 0xa5)
+        verdict, = dev.free([(DIMM_GPA, BLOCK)])
+        assert verdict.verdict == ebb.MARKED
+        assert dev.hint([(DIMM_GPA + BLOCK, 4 * BLOCK), (DIMM_GPA + 8 * BLOCK, BLOCK)]) == ebb.RESP_OK
+        wait_for(lambda: stats(guest)["merge-marked-bytes"] == 7 * BLOCK,
+                 lambda: f"the marks: {stats(guest)}")
+        assert stats(guest)["merge-areas"] == 6
+        unplug_dimm(guest, f"dimm{turn}")
+        guest.qmp.command("object-del", id=f"mem{turn}")
+        found = stats(guest)
+        assert found["merge-hinted-bytes"] == found["merge-marked-bytes"] == 2 * BLOCK
+        assert found["merge-areas"] == 2 and found["violations"] == 0
+    assert mergeable(guest) == [(BASE, BASE + 2 * BLOCK)]
+
+
+def test_hints_do_not_migrate(vm, tmp_path):
+    """What was hinted stays behind: the guest is asked for it anew."""
+    source, dev = start(vm)
+    source.qtest.memset(BASE, 8 * MIB, 0xa5)
+    dev.hint([(BASE, 8 * MIB)])
+    wait_mergeable(source, [(BASE, BASE + 8 * MIB)])
+    generation = dev.read_config().hint_generation
+    target = vm.start(qtest=True, memory_mib=RAM // MIB, extra=["-incoming", "defer"], devices=[
+        f"virtio-ebb-pci,id=ebb,addr={ebb.SLOT},mode=lazy,merge=hinted,agent="])
+    target.qmp.command("migrate-incoming", uri=f"unix:{tmp_path}/migration")
+    source.qmp.command("migrate", uri=f"unix:{tmp_path}/migration")
+    wait_for(lambda: source.qmp.command("query-migrate").get("status") == "completed",
+             lambda: f"the migration: {source.qmp.command('query-migrate')}", 300)
+    wait_for(lambda: target.qmp.command("query-status")["status"] == "running", "the target to run")
+    there = EbbDevice(target)
+    wait_for(lambda: there.read_config().hint_generation > generation,
+             "the guest to be asked for its hints anew")
+    assert there.read_config().hinting == ebb.RUN
+    assert mergeable(target) == [] and stats(target)["merge-hinted-bytes"] == 0
+    assert is_filled(target, BASE, 8 * MIB, 0xa5)
 
 
 BAD_HINTS = {
