@@ -379,11 +379,23 @@ void guest_tables(struct guest *guest, const struct ebb_msg_tables *tables)
 	guest->has_tables = true;
 }
 
+static bool is_mergeable(const struct guest *guest)
+{
+	const struct ebb_msg_merge_state *state = &guest->merge_state;
+
+	return guest->has_merge_state && (ebb_get_le64(&state->marked_bytes) ||
+					  ebb_get_le32(&state->flags) & EBB_MERGE_F_WHOLE);
+}
+
 void guest_merge_state(struct guest *guest, const struct ebb_msg_merge_state *state)
 {
 	uint32_t before = guest->has_merge_state ? ebb_get_le32(&guest->merge_state.flags) : 0;
 	uint32_t flags = ebb_get_le32(&state->flags);
 
+	if (!is_mergeable(guest) && guest->has_rollup) {
+		guest->huge_before_bytes = guest->rollup.anon_huge_bytes;
+		guest->has_huge_before = true;
+	}
 	guest->merge_state = *state;
 	guest->has_merge_state = true;
 	if (flags & ~before & EBB_MERGE_F_FULL)

@@ -82,6 +82,8 @@ struct guest {
 	bool has_tables;
 	struct ebb_msg_merge_state merge_state; /* the same, from version 3 on */
 	bool has_merge_state;
+	bool has_huge_before;
+	uint64_t huge_before_bytes; /* huge pages of its VMM, before anything was marked last */
 
 	struct proc_rollup rollup;
 	struct proc_status status;

@@ -123,6 +123,7 @@ static struct json_object *ksm_object(const struct manager *manager)
 			       known && ksm->figures.has_profit
 				       ? json_object_new_int64(ksm->figures.profit_bytes)
 				       : NULL);
+	add_u64_if(object, "ksmd_cpu_usec", ksm->has_cpu, ksm->plan.seen.cpu_usec);
 	add_u64_if(object, "ksmd_cpu_percent", ksm->has_cpu, ksm->plan.cpu_percent);
 	return object;
 }
@@ -250,6 +251,8 @@ static struct json_object *merge_object(const struct guest *guest)
 			       guest->has_ksm && guest->ksm.has_profit
 				       ? json_object_new_int64(guest->ksm.profit_bytes)
 				       : NULL);
+	add_u64_if(object, "huge_before_bytes", guest->has_huge_before, guest->huge_before_bytes);
+	add_u64_if(object, "huge_bytes", guest->has_rollup, guest->rollup.anon_huge_bytes);
 	add_u64(object, "areas", ebb_get_le64(&state->areas));
 	add_u64(object, "marks", ebb_get_le64(&state->marks));
 	add_u64(object, "unmarks", ebb_get_le64(&state->unmarks));

@@ -171,6 +171,8 @@ def test_merge_state_is_shown(ebbd):
     assert (shown["hinted_bytes"], shown["marked_bytes"], shown["areas"]) == (8 * MIB, 6 * MIB, 4)
     assert (shown["marks"], shown["unmarks"], shown["failures"]) == (3, 2, 1)
     assert (shown["usec"], shown["longest_usec"]) == (900, 500)
+    assert shown["huge_bytes"] == ebbd.show("web")["huge_bytes"]
+    assert shown["huge_before_bytes"] is not None
     assert (shown["guest_hinted_bytes"], shown["guest_cache_bytes"]) == (7 * MIB, 5 * MIB)
     assert (shown["guest_passes"], shown["guest_usec"]) == (9, 77)
     text = ebbd.ctl("show", "web").stdout

@@ -10,7 +10,7 @@ from wire import MIB
 
 FOUND = dict(run=0, pages_to_scan=123, sleep_millisecs=200, use_zero_pages=0, merge_across_nodes=1)
 KEYS = {"steer", "owner", "why", "run", "pages_to_scan", "sleep_msec", "use_zero_pages", "pages_shared",
-        "pages_sharing", "full_scans", "profit_bytes", "ksmd_cpu_percent"}
+        "pages_sharing", "full_scans", "profit_bytes", "ksmd_cpu_percent", "ksmd_cpu_usec"}
 
 
 class Ksm:
