@@ -49,7 +49,10 @@ void format_purge(FILE *file, struct json_object *reply);
 void format_collect(FILE *file, struct json_object *reply);
 void format_json(FILE *file, struct json_object *object, bool one_line);
 
-/* ctl_run.c: args end with NULL; returns only if the program was not started. */
+/* ctl_run.c: args end with NULL; returns only if the program was not started. It starts ebbctl as a
+ * probe first. */
+bool run_is_probe(int argc, char **argv);
+int run_probe(void);
 enum ctl_exit run_program(struct client *client, const struct ctl_options *options, char **args);
 
 /* ctl_top.c */

@@ -44,7 +44,7 @@ static void usage(FILE *file)
 		"  -i, --interval SEC     top: time between two rounds, 1 without this\n"
 		"  -c, --count N          top: end after N rounds\n"
 		"      --anew             release: also what the guest has offered before\n"
-		"      --merge            run: all memory of it, Linux 6.4 and newer\n"
+		"      --merge            run: all memory of it, Linux 6.7 and newer\n"
 		"  -s, --socket PATH      ebbd's control socket, " CONTROL_PATH "\n"
 		"                         or $EBB_CONTROL without this\n"
 		"  -h, --help             show this text\n"
@@ -302,6 +302,8 @@ int main(int argc, char **argv)
 	int r, nr_args;
 	size_t i;
 
+	if (run_is_probe(argc, argv))
+		return run_probe();
 	r = parse_options(argc, argv, &options);
 	if (r >= 0)
 		return r;

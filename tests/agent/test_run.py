@@ -25,14 +25,14 @@ def needs_a_kernel_that_can():
         pytest.skip("this kernel knows no PR_SET_MEMORY_MERGE")
 
 
-def refuse_merge(error):
-    """In the child: prctl(PR_SET_MEMORY_MERGE) fails, as on another kernel. x86-64."""
+def answer_prctl(option, error):
+    """In the child: that prctl() fails, or does nothing (0), as on another kernel. x86-64."""
     load, jump_if, give = 0x20, 0x15, 0x06
     prctl = 157
     code = [(load, 0, 0, 0),             # the number of the call
             (jump_if, 0, 3, prctl),
             (load, 0, 0, 16),            # its first argument
-            (jump_if, 0, 1, PR_SET_MEMORY_MERGE),
+            (jump_if, 0, 1, option),
             (give, 0, 0, 0x00050000 | error),
             (give, 0, 0, 0x7fff0000)]
     text = b"".join(struct.pack("<HBBI", *line) for line in code)
@@ -68,12 +68,21 @@ def test_arguments_and_status_are_the_programs():
 
 
 @pytest.mark.parametrize("error, status, words", [
-    (errno.EINVAL, 1, "Linux 6.4 or newer"), (errno.EPERM, 5, "a sandbox forbids it")])
+    (errno.EINVAL, 1, "Linux 6.7 or newer"), (errno.EPERM, 5, "a sandbox forbids it")])
 def test_where_the_kernel_refuses_nothing_is_started(tmp_path, error, status, words):
     mark = tmp_path / "started"
-    done = run("run", "--merge", "--", "touch", mark, preexec_fn=refuse_merge(error))
+    done = run("run", "--merge", "--", "touch", mark, preexec_fn=answer_prctl(PR_SET_MEMORY_MERGE, error))
     assert done.returncode == status, done.stderr
     assert words in done.stderr and "touch is not started" in done.stderr
+    assert not mark.exists()
+
+
+def test_a_kernel_that_forgets_it_starts_nothing(tmp_path):
+    """Linux 6.4 to 6.6: the program that takes ebbctl's place is not mergeable."""
+    needs_a_kernel_that_can()
+    mark = tmp_path / "started"
+    done = run("run", "--merge", "--", "touch", mark, preexec_fn=answer_prctl(PR_GET_MEMORY_MERGE, 0))
+    assert done.returncode == 1 and "Linux 6.7 or newer" in done.stderr, done.stderr
     assert not mark.exists()
 
 
