@@ -67,6 +67,10 @@ MUTANTS = [
          "\t       (region->blocks[block] & EBB_BLOCK_KSM);",
          "\treturn region->mergeable || work->executor->ksm.doubt;")],
      ["vm test_merging_guests.py::test_a_page_that_only_one_guest_has_left", "unit merge"]),
+    ("groups", "a group is merged while another still is", [
+        ("host-agent/merge_group.c", "(members[i].told || !others)", "true")],
+     ["unit agent-merge_group",
+      "agent test_merge_group.py::test_each_guest_is_a_group_of_its_own"]),
     ("2", "an inherited PR_SET_MEMORY_MERGE is not seen", [
         ("vmm/core/ksm.c", "if (!word.areas && !inherited) {", "if (1) {")],
      ["vm test_device_rules.py::test_inherited_memory_merge_is_seen"]),

@@ -31,6 +31,7 @@ MODULES = ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "kvm", "kvm_amd"
 BUILT = ["build.ninja", "vmm/qemu/*.so", "vmm/qemu/qemu-system-x86_64-ebb",
          "guest-driver/virtio_ebb.ko", "host-agent/ebbd", "host-agent/ebbctl",
          "tests/guest/agent", "tests/guest/memwork", "tests/guest/kexec", "tests/guest/torture",
+         "tests/guest/mergeload",
          "tests/guest/vol*[a-z]", "tests/bench/barecalls", "tests/bench/rawkvm/rawkvm",
          "tests/reproducers/ksm-lazyfree", "tests/reproducers/torn-copy"]
 
