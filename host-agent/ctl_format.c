@@ -269,6 +269,9 @@ static void format_tables(FILE *file, struct json_object *guest)
 	fprintf(file, "  %-12s %9llu  and %llu not empty any more when they came\n", "freed",
 		(unsigned long long)number(guest, "tables.freed"),
 		(unsigned long long)number(guest, "tables.refused"));
+	if (number(guest, "tables.unplugged"))
+		fprintf(file, "  %-12s %9llu  more, of memory that virtio-mem had taken back\n",
+			"unplugged", (unsigned long long)number(guest, "tables.unplugged"));
 	if (number(guest, "tables.failed"))
 		fprintf(file, "  %-12s %9llu  offered, but not freed by this host's kernel\n",
 			"failed", (unsigned long long)number(guest, "tables.failed"));

@@ -307,6 +307,7 @@ static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 	add_u64(object, "freed", ebb_get_le64(&tables->freed_tables));
 	add_u64(object, "refused", ebb_get_le64(&tables->refused_tables));
 	add_u64(object, "failed", ebb_get_le64(&tables->failed_tables));
+	add_u64(object, "unplugged", ebb_get_le64(&tables->unplugged_tables));
 	add_u64(object, "skipped_bytes", ebb_get_le64(&tables->skipped_bytes));
 	return object;
 }

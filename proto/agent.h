@@ -241,8 +241,9 @@ struct ebb_msg_tables {
 	__le64 offered_tables;
 	__le64 freed_tables;
 	__le64 refused_tables;
-	__le64 skipped_bytes; /* of RAM whose tables are left alone for its backing */
-	__le64 failed_tables; /* offered and discarded, but the kernel did not free the table */
+	__le64 skipped_bytes;	 /* of RAM whose tables are left alone for its backing */
+	__le64 failed_tables;	 /* offered and discarded, but the kernel did not free the table */
+	__le64 unplugged_tables; /* freed without asking: virtio-mem had taken the memory back */
 };
 
 /* What of the guest's RAM KSM may merge */

@@ -395,13 +395,14 @@ def test_tables_are_shown(ebbd):
     guest = ebbd.guest(b"web", high=3)
     assert ebbd.show("web")["tables"] is None
     guest.send(wire.tables(wire.TABLES_CAN | wire.TABLES_MOVES, collections=3,
-                           counts=(9, 8, 7, 6, 5), skipped=4 * MIB, failed=2))
+                           counts=(9, 8, 7, 6, 5), skipped=4 * MIB, failed=2, unplugged=3))
     wait_for("the figures", lambda: ebbd.show("web")["tables"])
     assert ebbd.show("web")["tables"] == dict(
         supported=True, moves=True, mode="on-demand", collections=3, found=9, asked=8, offered=7,
-        freed=6, refused=5, failed=2, skipped_bytes=4 * MIB)
+        freed=6, refused=5, failed=2, unplugged=3, skipped_bytes=4 * MIB)
     shown = ebbd.ctl("show", "web").stdout
-    assert "6  and 5 not empty any more" in shown and "2  offered, but not freed" in shown and "4.00M  of RAM whose tables" in shown
+    assert "6  and 5 not empty any more" in shown and "2  offered, but not freed" in shown
+    assert "3  more, of memory that virtio-mem" in shown and "4.00M  of RAM whose tables" in shown
 
 
 def test_purge_of_an_older_executor(ebbd):

@@ -73,8 +73,9 @@ def collect_done(number, counts=(0, 0, 0, 0, 0), usec=0, status=DONE_OK, reserve
 
 
 def tables(flags=TABLES_CAN, mode=TABLES_ON_DEMAND, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
-           failed=0, **header):
-    return message(TABLES, struct.pack("<LL8Q", flags, mode, collections, *counts, skipped, failed),
+           failed=0, unplugged=0, **header):
+    return message(TABLES, struct.pack("<LL9Q", flags, mode, collections, *counts, skipped, failed,
+                                       unplugged),
                    **header)
 
 

@@ -13,6 +13,7 @@ MEMOPS = "vmm/core/memops.c"
 RAM_MAP = "vmm/core/ram_map.c"
 SPANS = "vmm/core/spans.c"
 TABLES = "vmm/core/tables.c"
+UNPLUGGED = "vmm/core/unplugged.c"
 TABLES_MOVE = "vmm/core/tables_move.c"
 
 CALL = "\tif (madvise((void *)(region->host + offset_bytes), bytes, advice) < 0)\n"
@@ -31,9 +32,18 @@ CORE = [
         (COLLECT, "region->blocks[block] &= (uint8_t)~EBB_BLOCK_ASKED;", "(void)last;")],
      ["unit collect"]),
     ("1", "a table is moved beside those that were discarded", [
-        (MEMOPS, "ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);",
+        (TABLES, "ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);",
          "ret = ebb_tables_move_out(host, (n + 1) * EBB_BLOCK_BYTES);")],
      ["unit collect"]),
+    ("1", "a plug does not wait for what is being collected", [
+        (UNPLUGGED, "while (is_emptying(executor, region, block, end))", "while (0)")],
+     ["unit unplugged"]),
+    ("1", "what was unplugged once counts as unplugged after a plug", [
+        (UNPLUGGED, "\t\tset_pending(region, block, end, false);\n\t\twhile", "\t\twhile")],
+     ["unit unplugged"]),
+    ("1", "what was unplugged before a stop counts as unplugged after it", [
+        (EXECUTOR, "\tebb_unplugged_forget(executor);\n", "")],
+     ["unit unplugged"]),
     ("6", "a new mapping in place of a move", [
         (TABLES_MOVE,
          "syscall(SYS_mremap, host, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, to);",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that comes and goes while the guest's free memory is discarded: nothing in use is lost."""
+from harness.qmp import QmpError
 from harness.volatile import counters
 from harness.wait import wait_for
 from test_guest_memory import finish, front, stats  # noqa: F401
@@ -39,6 +40,53 @@ def test_virtio_mem_under_load(vm, front):
     found = stats(guest)
     assert found["violations"] == 0 and found["broken"] is False
     assert found["discarded-bytes"] > 0
+
+
+def test_virtio_mem_while_tables_are_collected(vm, kernel_like):
+    """What virtio-mem has taken back is collected without a question, and plugged again meanwhile:
+    what the guest has is whole (rule 1)."""
+    guest = vm.boot(memory_mib="384,maxmem=2G",
+                    devices=[f"virtio-ebb-pci,id=ebb,mode=eager,agent={kernel_like}"],
+                    extra=["-object", "memory-backend-ram,id=mem0,size=512M",
+                           "-device", "virtio-mem-pci,id=vm0,memdev=mem0,requested-size=512M"],
+                    append="memhp_default_state=online_movable transparent_hugepage=never",
+                    modules=["virtio_mem", "virtio_ebb"])
+    wait_for(lambda: plugged(guest) == 512 * MIB, "the guest to plug its memory", 300)
+    work = guest.memwork(600)
+    work.ask("fill 600")
+    work.ask("free 80")
+    for size in (64 * MIB, 512 * MIB, 64 * MIB):
+        resize(guest, size)
+
+        def resized():
+            try:
+                guest.qmp.set("/machine/peripheral/ebb", "collect", True)
+            except QmpError as e:
+                assert "under way" in str(e), e
+            return plugged(guest) == size
+        wait_for(resized, lambda: f"the guest to have {size}: {plugged(guest)}", 600, 0.01)
+        if size == 512 * MIB:
+            work.ask("fill 300")
+            work.ask("free 50")
+        work.ask("verify")
+    wait_for(lambda: collected_again(guest), lambda: f"a collection: {stats(guest)}", 300)
+    finish(work, 3 * 100 * 256)
+    found = stats(guest)
+    print({key: value for key, value in found.items() if "table" in key or "collect" in key})
+    assert found["violations"] == 0 and found["broken"] is False
+    if found["moves-tables"] and not kernel_like:
+        assert found["tables-unplugged"] > 0
+
+
+def collected_again(guest):
+    """What was under way when the last memory was unplugged did perhaps not see it."""
+    before = stats(guest)["collections"]
+    try:
+        guest.qmp.set("/machine/peripheral/ebb", "collect", True)
+    except QmpError:
+        return False
+    wait_for(lambda: stats(guest)["collections"] > before, "its end", 300)
+    return True
 
 
 def test_unplug_and_compaction_beside_a_large_object(vm, programs):

@@ -2,10 +2,10 @@
 /*
  * collect - have the guest offer the free blocks whose page tables are empty
  *
- * A collection walks the blocks that were worked on since their table was last freed. Those
- * whose table is empty it asks of the guest, some ranges at a time; what the guest offers of
- * them with that id is discarded by memops.c within the exchange (rule 1), which is what frees
- * the table. Then it walks on.
+ * A collection begins with what needs no question, see unplugged.c. Then it walks the blocks that
+ *were worked on since their table was last freed. Those whose table is empty it asks of the guest,
+ *some ranges at a time; what the guest offers of them with that id is discarded by memops.c within
+ *the exchange (rule 1), which is what frees the table. Then it walks on.
  *
  *	NONE -> WANTED -> ACTIVE (the guest is asked) -> ANSWERED -> WANTED ... -> NONE
  *
@@ -32,6 +32,7 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 {
 	struct ebb_collect *collect = &executor->collect;
 	struct ebb_decision decision = ebb_policy_decide(&executor->policy, true);
+	bool asks;
 
 	if (collect->state != EBB_COLLECT_NONE)
 		return -EBUSY;
@@ -42,11 +43,13 @@ int ebb_collect_start(struct ebb_executor *executor, uint64_t agent_id)
 		return -ENOSYS;
 	if (ebb_tables_must_wait(&executor->tables, executor->policy.stage))
 		return -EAGAIN;
-	if (!executor->ops->collect || !executor->status.driver || executor->status.broken)
+	asks = executor->ops->collect && executor->status.driver && !executor->status.broken;
+	if (!asks && !ebb_unplugged_any(executor))
 		return -ENODEV;
 	*collect = (struct ebb_collect){
 		.state = EBB_COLLECT_WANTED,
 		.asking = collect->asking,
+		.asks = asks,
 		.fresh = true,
 		.agent_id = agent_id,
 		.start_nsec = ebb_now_nsec(),
@@ -80,7 +83,8 @@ uint64_t ebb_collect_plan(struct ebb_executor *executor)
 
 	pthread_mutex_lock(&executor->lock);
 	wanted = ebb_policy_tables_mode(&executor->tables_policy) == EBB_TABLES_BACKGROUND &&
-		 executor->status.driver && !executor->status.broken &&
+		 ((executor->status.driver && !executor->status.broken) ||
+		  ebb_unplugged_any(executor)) &&
 		 ebb_tables_can(&executor->tables);
 	may = ebb_policy_may_pass(&executor->policy, &executor->tables_policy);
 	delay_nsec = executor->tables_policy.delay_msec * NSEC_PER_MSEC;
@@ -384,6 +388,13 @@ void ebb_collect_work(struct ebb_executor *executor)
 			return;
 		}
 		ebb_memops_end(executor);
+	}
+	if (!collect->unplugged && !ebb_unplugged_work(executor))
+		return;
+	collect->unplugged = true;
+	if (!collect->asks) {
+		end(executor, VIRTIO_EBB_DONE_OK);
+		return;
 	}
 	if (!find(executor))
 		return;

@@ -200,6 +200,7 @@ struct ebb_counters {
 	uint64_t tables_freed;
 	uint64_t tables_refused; /* offered, and left because there was something in them again */
 	uint64_t tables_failed;	 /* offered and discarded, but the kernel did not free the table */
+	uint64_t tables_unplugged; /* freed without asking: a memory device had it back; at least */
 	uint64_t madvise_calls;
 	uint64_t madvise_nsec; /* in system calls that mark or discard */
 };
@@ -261,6 +262,15 @@ int ebb_executor_region_remove(struct ebb_executor *executor, uint64_t start_gpa
 #define EBB_MAX_BATCHES 8
 int ebb_executor_submit(struct ebb_executor *executor, struct ebb_batch *batch,
 			enum virtio_ebb_fault *fault);
+
+/*
+ * A memory device has taken [gpa, gpa + bytes) back from the guest: it is empty, and the guest
+ * does not use it before ebb_executor_plugged(). Not to be called while the VMM itself fills RAM
+ * (incoming migration). Forgotten at each pause.
+ */
+void ebb_executor_unplugged(struct ebb_executor *executor, uint64_t gpa, uint64_t bytes);
+/* The guest is about to get it again. Returns when nothing is done to it any more. */
+void ebb_executor_plugged(struct ebb_executor *executor, uint64_t gpa, uint64_t bytes);
 
 /* Count a violation that the VMM's decoder found and, until reset, report "broken". */
 void ebb_executor_violation(struct ebb_executor *executor);

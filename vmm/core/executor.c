@@ -482,6 +482,7 @@ void ebb_executor_pause(struct ebb_executor *executor)
 	pthread_mutex_lock(&executor->lock);
 	executor->pause_depth++;
 	drain(executor);
+	ebb_unplugged_forget(executor);
 	pthread_mutex_unlock(&executor->lock);
 }
 

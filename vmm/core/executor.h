@@ -81,11 +81,13 @@ struct ebb_collect {
 	struct ebb_link_tables tables;
 	/* The same, but constant while it is under way. */
 	bool background;       /* a pass: gives way to pressure */
+	bool asks;	       /* there is somebody to ask */
 	uint64_t most_tables;  /* asked for */
 	uint64_t least_tables; /* worth asking for in one exchange */
 	uint64_t most_blocks;  /* looked at */
 	/* Executor thread. */
 	bool fresh;	    /* not begun with */
+	bool unplugged;	    /* what needs no question is done */
 	bool walked;	    /* to the end, or as far as it may */
 	bool full;	    /* no more candidates in this exchange */
 	uint64_t looked;    /* blocks */
@@ -146,6 +148,11 @@ struct ebb_executor {
 	uint64_t next_release_id;	   /* of collections, too */
 	struct ebb_status status;	   /* what is not computed on demand */
 	const struct ebb_region *scanning; /* the thread looks at its blocks */
+	struct {
+		const struct ebb_region *region; /* the thread frees tables of its blocks */
+		uint64_t first;
+		uint64_t end;
+	} emptying;
 
 	/* Executor thread. */
 	struct ebb_ksm ksm;
@@ -219,6 +226,15 @@ void ebb_collect_answer(struct ebb_executor *executor, uint32_t status);
 void ebb_collect_work(struct ebb_executor *executor);
 /* Executor thread: begin a pass that is due. When to call it again; UINT64_MAX: never. */
 uint64_t ebb_collect_plan(struct ebb_executor *executor);
+
+/* unplugged.c. */
+
+/* Nothing is pending or being worked on any more. Lock held, let go while it waits. */
+void ebb_unplugged_forget(struct ebb_executor *executor);
+/* Lock held. */
+bool ebb_unplugged_any(const struct ebb_executor *executor);
+/* Executor thread: free the tables of what is pending. False: it gave way, call it again. */
+bool ebb_unplugged_work(struct ebb_executor *executor);
 
 /* release.c. All with the lock held but ebb_release_ask(). */
 int ebb_release_start(struct ebb_executor *executor, uint64_t agent_id, uint64_t bytes,

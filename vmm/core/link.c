@@ -250,6 +250,7 @@ static int send_tables(struct ebb_executor *executor)
 	ebb_put_le64(&msg.refused_tables, status.counters.tables_refused);
 	ebb_put_le64(&msg.skipped_bytes, status.skipped_ram_bytes);
 	ebb_put_le64(&msg.failed_tables, status.counters.tables_failed);
+	ebb_put_le64(&msg.unplugged_tables, status.counters.tables_unplugged);
 	return send_packet(&executor->link, &msg, sizeof(msg));
 }
 

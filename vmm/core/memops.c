@@ -399,45 +399,13 @@ static struct run part_of(const struct run *run, uint64_t gpa, uint64_t bytes)
 	return part;
 }
 
-/*
- * One call that moves tables: some 50 us, or 0.5 ms where KSM may work, for which page faults of
- * the guest wait.
- */
-#define MOVE_BLOCKS 32u
-
-/* Blocks that were just discarded: have their tables go as well. */
-static void move_tables(struct work *work, struct ebb_region *region, uint64_t block, uint32_t nr)
-{
-	uint64_t start_nsec = ebb_now_nsec();
-	uint32_t n = nr < MOVE_BLOCKS ? nr : MOVE_BLOCKS;
-	int ret = 0;
-
-	while (nr && (!ret || ret == -EFAULT)) {
-		uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
-
-		n = nr < n ? nr : n;
-		ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);
-		if (ret == -EFAULT && n > 1) {
-			n /= 2;
-			continue;
-		}
-		if (!ret)
-			ebb_tables_worked_on(region, host - region->host, n * EBB_BLOCK_BYTES,
-					     true);
-		block += n;
-		nr -= n;
-		n = MOVE_BLOCKS;
-	}
-	work->nsec += ebb_now_nsec() - start_nsec;
-}
-
 /* Discard blocks whose table is empty, and count the tables that are gone for it. */
 static void free_tables(struct work *work, const struct run *run, uint64_t block, uint32_t nr)
 {
 	struct ebb_region *region = run->region;
 	uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
 	uint8_t states[MAX_CALL_BYTES / EBB_BLOCK_BYTES];
-	uint64_t before_bytes = work->discarded_bytes, tables_bytes = 0;
+	uint64_t before_bytes = work->discarded_bytes, tables_bytes = 0, start_nsec;
 	bool by_history = work->executor->tables.finder != EBB_TABLES_SCAN;
 	uint32_t i, gone = nr;
 
@@ -447,8 +415,11 @@ static void free_tables(struct work *work, const struct run *run, uint64_t block
 	apply(work, region, host - region->host, nr * EBB_BLOCK_BYTES, MADV_DONTNEED);
 	if (work->discarded_bytes == before_bytes)
 		return;
-	if (work->executor->tables.way == EBB_TABLES_MOVE && !work->is_short)
-		move_tables(work, region, block, nr);
+	if (work->executor->tables.way == EBB_TABLES_MOVE && !work->is_short) {
+		start_nsec = ebb_now_nsec();
+		ebb_tables_move(region, block, nr);
+		work->nsec += ebb_now_nsec() - start_nsec;
+	}
 	/*
 	 * Nobody uses the blocks yet: what the kernel says of them is of what was done. Where
 	 * userfaultfd protects the area no table looks like an empty one. By history some had none,

@@ -63,8 +63,9 @@ int ebb_region_new(struct ebb_region **ret, const struct ebb_region_desc *desc)
 		region->content_tries =
 			calloc(region->nr_blocks + 1, sizeof(*region->content_tries));
 		region->hints = calloc(region->nr_blocks + 1, sizeof(*region->hints));
-		if (!region->blocks || !region->hints || !region->resident || !region->content ||
-		    !region->content_age || !region->content_tries) {
+		region->unplugged = calloc(region->nr_blocks + 1, sizeof(*region->unplugged));
+		if (!region->blocks || !region->hints || !region->unplugged || !region->resident ||
+		    !region->content || !region->content_age || !region->content_tries) {
 			ebb_region_free(region);
 			return -ENOMEM;
 		}
@@ -83,6 +84,7 @@ void ebb_region_free(struct ebb_region *region)
 		return;
 	free(region->blocks);
 	free(region->hints);
+	free(region->unplugged);
 	free(region->resident);
 	free(region->content);
 	free(region->content_age);

@@ -35,6 +35,8 @@ struct ebb_region {
 	/* Executor's lock. */
 	bool removing;	    /* takes no new batch */
 	uint64_t nr_hinted; /* blocks */
+	uint8_t *unplugged; /* empty by contract, and not looked at since: see unplugged.c */
+	uint64_t nr_unplugged;
 
 	/* Written by the executor thread under the executor's lock, read there without. */
 	bool look_pending; /* the kernel was not asked yet whether it merges this region */

@@ -121,6 +121,36 @@ void ebb_tables_worked_on(struct ebb_region *region, uint64_t offset_bytes, uint
 	}
 }
 
+/*
+ * One call that moves tables: some 50 us, or 0.5 ms where KSM may work, for which page faults of
+ * the guest wait.
+ */
+#define MOVE_BLOCKS 32u
+
+void ebb_tables_move(struct ebb_region *region, uint64_t block, uint32_t nr)
+{
+	uint32_t n = MOVE_BLOCKS;
+	int ret = 0;
+
+	while (nr && (!ret || ret == -EFAULT)) {
+		uintptr_t host = region->block_host + block * EBB_BLOCK_BYTES;
+
+		n = nr < n ? nr : n;
+		ret = ebb_tables_move_out(host, n * EBB_BLOCK_BYTES);
+		/* Of more than one area: in smaller pieces. */
+		if (ret == -EFAULT && n > 1) {
+			n /= 2;
+			continue;
+		}
+		if (!ret)
+			ebb_tables_worked_on(region, host - region->host, n * EBB_BLOCK_BYTES,
+					     true);
+		block += n;
+		nr -= n;
+		n = MOVE_BLOCKS;
+	}
+}
+
 /* ---- what does this kernel do? ---- */
 
 /* Scratch blocks, aligned, of 4 KiB pages; the mapping has one more. */

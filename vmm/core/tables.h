@@ -63,6 +63,12 @@ static inline bool ebb_tables_can(const struct ebb_tables *tables)
  */
 int ebb_tables_move_out(uintptr_t host, uint64_t bytes);
 
+/*
+ * Move the tables of blocks that were just discarded out of a region; those that are gone are not
+ * "worked on" any more.
+ */
+void ebb_tables_move(struct ebb_region *region, uint64_t block, uint32_t nr);
+
 /* Rule 12: moving stalls page faults, so not while the host is short. */
 static inline bool ebb_tables_must_wait(const struct ebb_tables *tables, uint32_t stage)
 {

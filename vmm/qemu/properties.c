@@ -260,6 +260,7 @@ static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
         !visit_u64(v, "tables-freed", counters->tables_freed, errp) ||
         !visit_u64(v, "tables-refused", counters->tables_refused, errp) ||
         !visit_u64(v, "tables-failed", counters->tables_failed, errp) ||
+        !visit_u64(v, "tables-unplugged", counters->tables_unplugged, errp) ||
         !visit_u64(v, "madvise-calls", counters->madvise_calls, errp) ||
         !visit_u64(v, "madvise-nsec", counters->madvise_nsec, errp)) {
         return false;

@@ -25,6 +25,8 @@ struct EbbRamRegion {
     EbbRam *ram;
     RamDiscardManager *manager; /* of virtio-mem, else NULL */
     RamDiscardListener plug_listener;
+    bool keeps_unplugged; /* it fills blocks before it tells that it plugs them
+                           */
     QTAILQ_ENTRY(EbbRamRegion) next;
 };
 
@@ -161,6 +163,15 @@ static void commit(MemoryListener *listener)
     }
 }
 
+/* Where the guest has what a listener of @region is told of. */
+static uint64_t section_gpa(EbbRamRegion *region, MemoryRegionSection *section)
+{
+    uint8_t *host = memory_region_get_ram_ptr(section->mr);
+
+    host += section->offset_within_region;
+    return region->desc.start_gpa + (host - (uint8_t *)region->desc.host);
+}
+
 /* virtio-mem is about to plug a block: what runs on it comes first. */
 static int plug_begins(RamDiscardListener *listener,
                        MemoryRegionSection *section)
@@ -168,13 +179,26 @@ static int plug_begins(RamDiscardListener *listener,
     EbbRamRegion *region = container_of(listener, EbbRamRegion, plug_listener);
 
     ebb_executor_quiesce(region->ram->executor, false);
+    ebb_executor_plugged(region->ram->executor, section_gpa(region, section),
+                         int128_get64(section->size));
     return 0;
 }
 
 static void unplug_done(RamDiscardListener *listener,
                         MemoryRegionSection *section)
 {
-    /* The guest has given the block up; nothing of it is in flight. */
+    EbbRamRegion *region = container_of(listener, EbbRamRegion, plug_listener);
+
+    /*
+     * The guest has given the block up; nothing of it is in flight. What comes
+     * while the machine stands still is the RAM of a snapshot or a migration,
+     * which virtio-mem tells of only when its state comes.
+     */
+    if (!region->keeps_unplugged && runstate_is_running()) {
+        ebb_executor_unplugged(region->ram->executor,
+                               section_gpa(region, section),
+                               int128_get64(section->size));
+    }
 }
 
 static void watch_plugging(EbbRamRegion *region, MemoryRegionSection *section)
@@ -183,6 +207,8 @@ static void watch_plugging(EbbRamRegion *region, MemoryRegionSection *section)
         return;
     }
     region->manager = memory_region_get_ram_discard_manager(section->mr);
+    region->keeps_unplugged =
+        object_property_get_bool(OBJECT(region->manager), "prealloc", NULL);
     ram_discard_listener_init(&region->plug_listener, plug_begins, unplug_done,
                               true);
     ram_discard_manager_register_listener(region->manager,
