@@ -64,6 +64,10 @@ CORE = [
     ("11", "a collection outlives a reset", [
         (EXECUTOR, "\tebb_collect_answer(executor, VIRTIO_EBB_DONE_CANCELLED);\n", "")],
      ["unit collect"]),
+    ("12", "tables that cannot be there are asked for", [
+        (COLLECT, "is_worth_it = most_gain(executor) >=",
+         "is_worth_it = most_gain(executor) + UINT32_MAX >=")],
+     ["unit collect"]),
     ("12", "a pass in the background begins while the host is short", [
         ("vmm/core/policy.c", "policy->stage != EBB_STAGE_SHORT &&", "")],
      ["unit collect"]),

@@ -49,8 +49,8 @@ MUTANTS = [
      ["vm test_in_flight.py::test_reset_waits", "vm test_in_flight.py::test_system_reset_waits",
       "vm test_in_flight.py::test_stop_waits", "unit executor"]),
     ("1", "a stop does not drain", [
-        (EXECUTOR, "\texecutor->pause_depth++;\n\tdrain(executor);\n\tpthread_mutex_unlock",
-         "\texecutor->pause_depth++;\n\tpthread_mutex_unlock")],
+        (EXECUTOR, "\texecutor->pause_depth++;\n\tdrain(executor);\n\tebb_unplugged",
+         "\texecutor->pause_depth++;\n\tebb_unplugged")],
      ["vm test_in_flight.py::test_stop_waits"]),
     ("1, 4", "the driver does not wait for the answer", [
         ("guest-driver/report.c",

@@ -406,6 +406,55 @@ static void by_history(void **state)
 	end();
 }
 
+/* As ebbd's word would have it. */
+static void set_passes(uint32_t stage, uint64_t amount, uint64_t least)
+{
+	pthread_mutex_lock(&vmm.executor->lock);
+	vmm.executor->policy.stage = stage;
+	vmm.executor->tables_policy.delay_msec = EBB_TABLES_DELAY_MIN_MSEC;
+	vmm.executor->tables_policy.amount_tables = amount;
+	vmm.executor->tables_policy.least_tables = least;
+	pthread_mutex_unlock(&vmm.executor->lock);
+	assert_int_equal(ebb_executor_set_tables_mode(vmm.executor, EBB_TABLES_BACKGROUND), 0);
+}
+
+/* Wait until so many more passes have begun and ended. */
+static void wait_passes(uint64_t nr)
+{
+	struct ebb_status status;
+	uint64_t passes;
+
+	ebb_executor_status(vmm.executor, &status);
+	passes = status.counters.passes + nr;
+	fake_vmm_wait_status(&vmm, &status, status.counters.passes >= passes);
+}
+
+/* Nobody asks for tables that cannot be there: VmPTE says how many there are at most. */
+static void by_history_not_for_nothing(void **state)
+{
+	static struct guest_ram large;
+	uint64_t bytes = 2048 * BLOCK, used = 600, i;
+
+	begin(EBB_MODE_LAZY);
+	need_kernel();
+	vmm.executor->tables.finder = EBB_TABLES_HISTORY;
+	vmm.executor->tables.can_scan = false;
+	guest_ram_init(&large, bytes, 0, false);
+	fake_vmm_add_ram(&vmm, &large, 1ull << 40);
+	/* worked on, and never used: no table, which nobody tells it */
+	offer_init(&offer, &large, 1ull << 40);
+	offer_add(&offer, 1ull << 40, bytes);
+	offer_run(&vmm, &offer);
+	for (i = 0; i < used; i++)
+		guest_ram_fill(&large, i * BLOCK, PAGE, 5);
+	assert_in_range(ebb_tables_vm_pte_bytes(), NR(used), NR(2 * used - 1));
+	set_passes(EBB_STAGE_PLENTY, 4096, used);
+	wait_passes(3);
+	assert_int_equal(vmm.nr_collect, 0);
+	end();
+	guest_ram_deinit(&large);
+}
+
 static void one_at_a_time_and_only_if_it_can_be_obeyed(void **state)
 {
 	struct ebb_status status;
@@ -462,29 +511,6 @@ static void a_reset_at_any_moment(void **state)
 	}
 	assert_int_equal(status.counters.tables_freed, 0);
 	end();
-}
-
-/* As ebbd's word would have it. */
-static void set_passes(uint32_t stage, uint64_t amount, uint64_t least)
-{
-	pthread_mutex_lock(&vmm.executor->lock);
-	vmm.executor->policy.stage = stage;
-	vmm.executor->tables_policy.delay_msec = EBB_TABLES_DELAY_MIN_MSEC;
-	vmm.executor->tables_policy.amount_tables = amount;
-	vmm.executor->tables_policy.least_tables = least;
-	pthread_mutex_unlock(&vmm.executor->lock);
-	assert_int_equal(ebb_executor_set_tables_mode(vmm.executor, EBB_TABLES_BACKGROUND), 0);
-}
-
-/* Wait until so many more passes have begun and ended. */
-static void wait_passes(uint64_t nr)
-{
-	struct ebb_status status;
-	uint64_t passes;
-
-	ebb_executor_status(vmm.executor, &status);
-	passes = status.counters.passes + nr;
-	fake_vmm_wait_status(&vmm, &status, status.counters.passes >= passes);
 }
 
 /* So much at a time, where it stopped the last time; and not for too little. */
@@ -586,6 +612,7 @@ int main(void)
 		cmocka_unit_test(misaligned_and_at_the_edge),
 		cmocka_unit_test(a_marker_stays),
 		cmocka_unit_test(by_history),
+		cmocka_unit_test(by_history_not_for_nothing),
 		cmocka_unit_test(one_at_a_time_and_only_if_it_can_be_obeyed),
 		cmocka_unit_test(a_reset_at_any_moment),
 		cmocka_unit_test(its_region_goes),

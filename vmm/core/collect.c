@@ -192,6 +192,7 @@ static uint64_t look(struct ebb_executor *executor, struct ebb_region *region, u
 
 		if (states[i] == EBB_TABLE_NONE)
 			*flags &= (uint8_t)~EBB_BLOCK_TABLE;
+		collect->used += states[i] == EBB_TABLE_USED;
 		if (states[i] != EBB_TABLE_EMPTY)
 			continue;
 		if (!add_candidate(collect, gpa + i * EBB_BLOCK_BYTES, EBB_BLOCK_BYTES)) {
@@ -299,12 +300,28 @@ static void forget_candidates(struct ebb_executor *executor)
 	collect->full = false;
 }
 
+/*
+ * How many tables may go for the candidates. By history some have none; there cannot be more than
+ * this process has and does not need for what was found in use.
+ */
+static uint64_t most_gain(const struct ebb_executor *executor)
+{
+	const struct ebb_collect *collect = &executor->collect;
+	uint64_t tables;
+
+	if (executor->tables.finder == EBB_TABLES_SCAN)
+		return collect->found_now;
+	tables = ebb_tables_vm_pte_bytes() / EBB_TABLE_BYTES;
+	tables -= tables < collect->used ? tables : collect->used;
+	return tables < collect->found_now ? tables : collect->found_now;
+}
+
 /* Ask the guest for the candidates. */
 static void ask(struct ebb_executor *executor)
 {
 	struct ebb_collect *collect = &executor->collect;
 	struct ebb_counters *counters = &executor->status.counters;
-	bool wanted, is_worth_it = collect->found_now >= collect->least_tables;
+	bool wanted, is_worth_it = most_gain(executor) >= collect->least_tables;
 	uint64_t id = 0;
 	int ret;
 

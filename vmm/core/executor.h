@@ -91,6 +91,7 @@ struct ebb_collect {
 	bool walked;	    /* to the end, or as far as it may */
 	bool full;	    /* no more candidates in this exchange */
 	uint64_t looked;    /* blocks */
+	uint64_t used;	    /* of these; each needs its table, a huge page as well */
 	uint64_t gpa;	    /* where the walk goes on */
 	uint64_t found_now; /* tables of the candidates */
 	struct ebb_candidate ranges[VIRTIO_EBB_MAX_COLLECT];
