@@ -6,11 +6,12 @@ from harness.pageout import pageout
 from harness.proc import sample
 
 from . import clocks
-from .lab import MIB, say
+from .lab import MIB, say, wait_until
 
 GUEST_MIB = 512
 LOAD_MIB = 320
-BASE_MIB = 192  # beside virtio-mem
+BASE_MIB = 224  # beside virtio-mem
+VIRTIO_MEM_MIB = 352
 STILL_SEC = 7  # the guest's kernel reports each 2 s
 LIMIT_SEC = 240
 MOST_OF_BEFORE = 1.05
@@ -73,7 +74,7 @@ class Way:
         plugged = lambda: self.guest.qmp.get("vm0", "size")  # noqa: E731
         self.guest.qmp.set("/machine/peripheral/vm0", "requested-size", 0)
         still(plugged, self.guest)
-        self.guest.qmp.set("/machine/peripheral/vm0", "requested-size", (GUEST_MIB - BASE_MIB) * MIB)
+        self.guest.qmp.set("/machine/peripheral/vm0", "requested-size", VIRTIO_MEM_MIB * MIB)
         still(plugged, self.guest)
 
     def _ebb(self):
@@ -107,9 +108,9 @@ def boot(lab, name):
         device = "virtio-ebb-pci,id=ebb0,mode=lazy,agent="
         options = {"ebb": True, "devices": [device + (MOVES if name.endswith("moves") else "")]}
     elif name == "virtio_mem":
-        options = {"extra": ["-object", f"memory-backend-ram,id=mem0,size={GUEST_MIB - BASE_MIB}M",
+        options = {"extra": ["-object", f"memory-backend-ram,id=mem0,size={VIRTIO_MEM_MIB}M",
                              "-device", "virtio-mem-pci,id=vm0,memdev=mem0,requested-size="
-                             f"{GUEST_MIB - BASE_MIB}M"]}
+                             f"{VIRTIO_MEM_MIB}M"]}
         append += " memhp_default_state=online_movable"
         modules = ["virtio_mem"]
     else:
@@ -140,7 +141,8 @@ def compact(guest):
 def one(lab, name):
     with boot(lab, name) as guest:
         if name == "virtio_mem":
-            still(lambda: guest.qmp.get("vm0", "size"), guest)
+            wait_until(lambda: guest.qmp.get("vm0", "size") == VIRTIO_MEM_MIB * MIB,
+                       "virtio-mem to be plugged", LIMIT_SEC, 0.5, guest)
         way = Way(name, guest)
         work = guest.spawn(f"memwork -s 1 -m {LOAD_MIB} -c")
         figures = {"before_bytes": sample(guest.pid).page_tables_kib << 10}
