@@ -88,7 +88,10 @@ class Host:
             if not select.select([self.socket], [], [], min(left, NUDGE_INTERVAL))[0]:
                 self.nudge()
                 continue
-            data = self.socket.recv(65536)
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return  # it was killed, with a nudge still to be read
             if not data:
                 return
             *lines, buffer = (buffer + data).split(b"\n")
