@@ -6,7 +6,9 @@
  * other as fast as they may; what counts is the processor's time of the executor's thread for
  * each, and what share of one that is with a pass each 10 s.
  *
- * usage: bench_tables [-j FILE] [GIB]
+ * usage: bench_tables [-o] [-j FILE] [GIB]
+ *
+ * -o: as on a kernel before Linux 6.7, without PAGEMAP_SCAN, by moving tables.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -219,12 +221,14 @@ static struct result measure(struct bench *bench, const char *name, uint64_t fre
 	return result;
 }
 
-static void start(struct bench *bench, uint64_t bytes)
+static void start(struct bench *bench, uint64_t bytes, bool older)
 {
 	struct ebb_executor_config config = {
 		.name = "bench",
 		.front = EBB_FRONT_EBB,
 		.mode = EBB_MODE_EAGER,
+		.tables_way = older ? EBB_TABLES_MOVE : EBB_TABLES_PROBE,
+		.tables_no_scan = older,
 	};
 	struct ebb_region_desc desc = {
 		.size_bytes = bytes,
@@ -282,16 +286,19 @@ int main(int argc, char **argv)
 	const char *json_path = NULL;
 	struct result results[4];
 	uint64_t bytes, blocks;
+	bool older = false;
 	int option;
 
-	while ((option = getopt(argc, argv, "j:")) == 'j')
-		json_path = optarg;
+	while ((option = getopt(argc, argv, "oj:")) == 'j' || option == 'o') {
+		json_path = option == 'j' ? optarg : json_path;
+		older |= option == 'o';
+	}
 	bytes = (optind < argc ? strtoull(argv[optind], NULL, 10) : 64) << 30;
 	if (option != -1 || bytes == 0) {
-		fprintf(stderr, "usage: bench_tables [-j FILE] [GIB]\n");
+		fprintf(stderr, "usage: bench_tables [-o] [-j FILE] [GIB]\n");
 		return 2;
 	}
-	start(&bench, bytes);
+	start(&bench, bytes, older);
 	if (!ebb_tables_can(&bench.executor->tables)) {
 		printf("this kernel cannot find or free empty page tables\n");
 		return 77;
