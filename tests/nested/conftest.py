@@ -14,7 +14,7 @@ _spec.loader.exec_module(_vm)
 build, kernel, image, log_dir = _vm.build, _vm.kernel, _vm.image, _vm.log_dir
 vm, cgroups, memory_cgroup = _vm.vm, _vm.cgroups, _vm.memory_cgroup
 image_with, programs, serve = _vm.image_with, _vm.programs, _vm.serve
-kernel_like = _vm.kernel_like
+kernel_like, small_host_pages = _vm.kernel_like, _vm.small_host_pages
 pytest_runtest_makereport = _vm.pytest_runtest_makereport
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Fixtures: what a test asks for, and what is checked and cleaned up after it."""
+import ctypes
 import os
 import pathlib
 import re
@@ -213,6 +214,7 @@ def serve(vm, programs):
     return lambda *args, **options: Served(vm, *args, **options)
 
 
+PR_SET_THP_DISABLE = 41
 # Neither PAGEMAP_SCAN nor CONFIG_PT_RECLAIM (which came with 6.14).
 AS_BEFORE_6_7 = ",x-page-tables-way=move,x-no-pagemap-scan=on"
 
@@ -221,6 +223,15 @@ AS_BEFORE_6_7 = ",x-page-tables-way=move,x-no-pagemap-scan=on"
 def kernel_like(request):
     """Further properties of the device: what it takes the host's kernel to be able to."""
     return request.param
+
+
+@pytest.fixture
+def small_host_pages():
+    """What is started meanwhile gets no huge pages of the host: they have no tables to be left."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    yield
+    prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
 
 
 @pytest.fixture

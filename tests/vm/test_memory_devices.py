@@ -42,7 +42,7 @@ def test_virtio_mem_under_load(vm, front):
     assert found["discarded-bytes"] > 0
 
 
-def test_virtio_mem_while_tables_are_collected(vm, kernel_like):
+def test_virtio_mem_while_tables_are_collected(vm, kernel_like, small_host_pages):
     """What virtio-mem has taken back is collected without a question, and plugged again meanwhile:
     what the guest has is whole (rule 1)."""
     guest = vm.boot(memory_mib="384,maxmem=2G",

@@ -10,8 +10,8 @@ from .lab import MIB, say, wait_until
 
 GUEST_MIB = 512
 LOAD_MIB = 320
-BASE_MIB = 224  # beside virtio-mem
-VIRTIO_MEM_MIB = 352
+BASE_MIB = 192  # beside virtio-mem
+VIRTIO_MEM_MIB = 384
 STILL_SEC = 7  # the guest's kernel reports each 2 s
 LIMIT_SEC = 240
 MOST_OF_BEFORE = 1.05
