@@ -35,11 +35,12 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 
-/* One call of MADV_UNMERGEABLE: some milliseconds of 4 KiB pages that are shared. */
-#define UNMARK_CALL_BYTES (16 * EBB_BLOCK_BYTES)
+/* One call of MADV_UNMERGEABLE: 4 ms of 4 KiB pages that are shared, while page faults wait. */
+#define UNMARK_CALL_BYTES (4 * EBB_BLOCK_BYTES)
 /* A pass, and the rest after it. */
 #define PASS_CALLS	   64
 #define PASS_UNMARK_BYTES  (256ull << 20)
+#define SLOW_UNMARK_BYTES  (32ull << 20)
 #define PASS_INTERVAL_NSEC (100 * NSEC_PER_MSEC)
 /* What could not be done now is tried again after so long. */
 #define RETRY_INTERVAL_NSEC NSEC_PER_SEC
@@ -57,7 +58,7 @@ struct ebb_merge_budget ebb_merge_budget(uint32_t stage, bool agent_heard)
 	return (struct ebb_merge_budget){
 		.mark_bytes = UINT64_MAX,
 		.unmark_bytes = stage == EBB_STAGE_PLENTY || !agent_heard ? PASS_UNMARK_BYTES
-									  : UNMARK_CALL_BYTES,
+									  : SLOW_UNMARK_BYTES,
 		.calls = PASS_CALLS,
 	};
 }
