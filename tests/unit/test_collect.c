@@ -135,7 +135,8 @@ static void over(uint64_t id)
 	ebb_executor_status(vmm.executor, &status);
 	before = status.counters.collections;
 	ebb_executor_release_done(vmm.executor, id, VIRTIO_EBB_DONE_PARTIAL, 1, 0);
-	fake_vmm_wait_status(&vmm, &status, status.counters.collections == before + 1);
+	/* A pass in the background may have come and gone after it. */
+	fake_vmm_wait_status(&vmm, &status, status.counters.collections > before);
 }
 
 static void what_was_purged_is_collected(void **state)
