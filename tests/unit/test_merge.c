@@ -221,18 +221,24 @@ static void content_is_not_marked(void **state)
 	assert_int_equal(offer.ranges[0].reason, VIRTIO_EBB_REASON_BACKING);
 }
 
-/* The VMM's own switch, at any time: seen before the next mark, and undone where it is unwanted. */
-static void the_vmm_marks_all(void **state)
+/* The VMM marks all RAM: what was marked by an offer before it is discarded by one after it. */
+static void marks_all_between_two_offers(void)
 {
-	set_merge(EBB_MERGE_HINTED);
-	assert_int_equal(hint(0, 1, true), 0);
-	assert_int_equal(marked(), 1);
 	expect(8, 1, VIRTIO_EBB_MARKED);
 	fake_vmm_close_gate(&vmm);
 	assert_int_equal(madvise(ram.host, BYTES, MADV_MERGEABLE), 0);
 	__atomic_store_n(&vmm_merges, true, __ATOMIC_RELEASE);
 	fake_vmm_open_gate(&vmm);
 	expect(8, 1, VIRTIO_EBB_DISCARDED);
+}
+
+/* The VMM's own switch, at any time: seen before the next mark, and undone where it is unwanted. */
+static void the_vmm_marks_all(void **state)
+{
+	set_merge(EBB_MERGE_HINTED);
+	assert_int_equal(hint(0, 1, true), 0);
+	assert_int_equal(marked(), 1);
+	marks_all_between_two_offers();
 	assert_int_equal(marked(), 1);
 	assert_false(vmm_merges);
 	assert_false(model[8].mergeable);
@@ -255,12 +261,7 @@ static void refused_memory_is_left_out(void **state)
 
 	assert_int_equal(ebb_executor_region_add(vmm.executor, &rom), 0);
 	set_merge(EBB_MERGE_HINTED);
-	expect(8, 1, VIRTIO_EBB_MARKED);
-	fake_vmm_close_gate(&vmm);
-	assert_int_equal(madvise(ram.host, BYTES, MADV_MERGEABLE), 0);
-	__atomic_store_n(&vmm_merges, true, __ATOMIC_RELEASE);
-	fake_vmm_open_gate(&vmm);
-	expect(8, 1, VIRTIO_EBB_DISCARDED);
+	marks_all_between_two_offers();
 	assert_false(settled().whole);
 	expect(8, 1, VIRTIO_EBB_MARKED);
 }
