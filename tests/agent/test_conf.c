@@ -43,9 +43,8 @@ static void test_defaults(void **state)
 	conf_deinit(&conf);
 }
 
-static void test_all_keys(void **state)
+static void test_keys_of_ebbd(void **state)
 {
-	char merge_group[MERGE_GROUP_BYTES];
 	struct conf conf;
 
 	assert_int_equal(load(&conf, *state,
@@ -62,8 +61,29 @@ static void test_all_keys(void **state)
 			      "stuck_timeout_msec = 300\n"
 			      "max_connections = 7\n"
 			      "max_connections_per_uid = 6\n"
-			      "max_messages_per_sec = 99\n"
-			      "\n"
+			      "max_messages_per_sec = 99\n"),
+			 0);
+	assert_string_equal(conf.socket_path, "/tmp/a b.sock");
+	assert_int_equal(conf.socket_mode, 0660);
+	assert_int_equal(conf.socket_gid, 0);
+	assert_string_equal(conf.control_path, "/tmp/c.sock");
+	assert_string_equal(conf.state_path, "/tmp/state");
+	assert_int_equal(conf.sample_interval_msec, 250);
+	assert_int_equal(conf.hello_timeout_msec, 100);
+	assert_int_equal(conf.release_timeout_msec, 200);
+	assert_int_equal(conf.stuck_timeout_msec, 300);
+	assert_int_equal(conf.max_connections, 7);
+	assert_int_equal(conf.max_connections_per_uid, 6);
+	assert_int_equal(conf.max_messages_per_sec, 99);
+	conf_deinit(&conf);
+}
+
+static void test_keys_of_policy(void **state)
+{
+	char merge_group[MERGE_GROUP_BYTES];
+	struct conf conf;
+
+	assert_int_equal(load(&conf, *state,
 			      "[policy]\n"
 			      "mode = auto\n"
 			      "weight = 50\n"
@@ -80,7 +100,41 @@ static void test_all_keys(void **state)
 			      "page_tables = background\n"
 			      "page_tables_delay_msec = 500\n"
 			      "page_tables_amount = 12\n"
-			      "page_tables_least = 3\n"
+			      "page_tables_least = 3\n"),
+			 0);
+	assert_int_equal(conf.mode, EBB_MODE_AUTO);
+	assert_int_equal(conf.policy.nearing_percent, 30);
+	assert_int_equal(conf.policy.short_percent, 15);
+	assert_int_equal(conf.policy.hysteresis_percent, 3);
+	assert_int_equal(conf.policy.calm_msec, 1);
+	assert_int_equal(conf.policy.answer_msec, 2);
+	assert_int_equal(conf.policy.settle_msec, 3);
+	assert_false(conf.release_when_short);
+	assert_int_equal(conf.policy.guest_floor_bytes, 64 << 20);
+	assert_int_equal(conf.page_tables_delay_msec, 500);
+	assert_int_equal(conf.page_tables_amount, 12);
+	assert_int_equal(conf.page_tables_least, 3);
+	assert_int_equal(conf_guest_mode(&conf, "other"), EBB_MODE_AUTO);
+	assert_int_equal(conf_guest_weight(&conf, "other"), 50);
+	assert_int_equal(conf_guest_merge(&conf, "other"), EBB_MERGE_HINTED);
+	assert_int_equal(conf_guest_tables(&conf, "other"), EBB_TABLES_BACKGROUND);
+	conf_guest_merge_group(&conf, "other", merge_group);
+	assert_string_equal(merge_group, "host");
+	conf_deinit(&conf);
+}
+
+static void test_keys_of_guests(void **state)
+{
+	char merge_group[MERGE_GROUP_BYTES];
+	struct conf conf;
+
+	assert_int_equal(load(&conf, *state,
+			      "[policy]\n"
+			      "mode = auto\n"
+			      "weight = 50\n"
+			      "merge = hinted\n"
+			      "merge_group = host\n"
+			      "page_tables = background\n"
 			      "[guest \"web1\"]\n"
 			      "mode = lazy\n"
 			      "[guest \"db-2.test\"]\n"
@@ -94,36 +148,12 @@ static void test_all_keys(void **state)
 			      "[guest \"alone\"]\n"
 			      "merge_group = own"),
 			 0);
-	assert_string_equal(conf.socket_path, "/tmp/a b.sock");
-	assert_int_equal(conf.socket_mode, 0660);
-	assert_int_equal(conf.socket_gid, 0);
-	assert_string_equal(conf.control_path, "/tmp/c.sock");
-	assert_string_equal(conf.state_path, "/tmp/state");
-	assert_int_equal(conf.sample_interval_msec, 250);
-	assert_int_equal(conf.hello_timeout_msec, 100);
-	assert_int_equal(conf.release_timeout_msec, 200);
-	assert_int_equal(conf.stuck_timeout_msec, 300);
-	assert_int_equal(conf.max_connections, 7);
-	assert_int_equal(conf.max_connections_per_uid, 6);
-	assert_int_equal(conf.max_messages_per_sec, 99);
-	assert_int_equal(conf.mode, EBB_MODE_AUTO);
-	assert_int_equal(conf.policy.nearing_percent, 30);
-	assert_int_equal(conf.policy.short_percent, 15);
-	assert_int_equal(conf.policy.hysteresis_percent, 3);
-	assert_int_equal(conf.policy.calm_msec, 1);
-	assert_int_equal(conf.policy.answer_msec, 2);
-	assert_int_equal(conf.policy.settle_msec, 3);
-	assert_false(conf.release_when_short);
-	assert_int_equal(conf.policy.guest_floor_bytes, 64 << 20);
 	assert_int_equal(conf_guest_mode(&conf, "web1"), EBB_MODE_LAZY);
 	assert_int_equal(conf_guest_mode(&conf, "db-2.test"), EBB_MODE_OFF);
 	assert_int_equal(conf_guest_mode(&conf, "other"), EBB_MODE_AUTO);
 	assert_int_equal(conf_guest_mode(&conf, "heavy"), EBB_MODE_AUTO);
 	assert_int_equal(conf_guest_tables(&conf, "heavy"), EBB_TABLES_BACKGROUND);
 	assert_int_equal(conf_guest_tables(&conf, "db-2.test"), EBB_TABLES_OFF);
-	assert_int_equal(conf.page_tables_delay_msec, 500);
-	assert_int_equal(conf.page_tables_amount, 12);
-	assert_int_equal(conf.page_tables_least, 3);
 	assert_int_equal(conf_guest_weight(&conf, "heavy"), 1000);
 	assert_int_equal(conf_guest_merge(&conf, "heavy"), EBB_MERGE_OFF);
 	conf_guest_merge_group(&conf, "heavy", merge_group);
@@ -264,7 +294,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_defaults, cm_dir, cm_dir_gone),
-		cmocka_unit_test_setup_teardown(test_all_keys, cm_dir, cm_dir_gone),
+		cmocka_unit_test_setup_teardown(test_keys_of_ebbd, cm_dir, cm_dir_gone),
+		cmocka_unit_test_setup_teardown(test_keys_of_policy, cm_dir, cm_dir_gone),
+		cmocka_unit_test_setup_teardown(test_keys_of_guests, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_faults, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_reads_on, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_long_line, cm_dir, cm_dir_gone),
