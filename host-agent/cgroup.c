@@ -262,6 +262,33 @@ int cgroup_read_level(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_
 	return 0;
 }
 
+/* The cgroup itself, or the next one above it that has an account: threads' cgroups have none. */
+int cgroup_read_kvm_tables(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_t *bytes)
+{
+	char text[CGROUP_TEXT_BYTES], path[PATH_MAX], name[PATH_MAX + 16];
+	size_t root_bytes = strlen(mounts->v2.root);
+	char *slash;
+	int r;
+
+	if (mounts->v2.dirfd < 0)
+		return -ENODATA;
+	r = proc_read_text(pid_dirfd, "cgroup", text, sizeof(text));
+	if (r < 0)
+		return r;
+	if (!cgroup_path(text, NULL, path, sizeof(path)) || strstr(path, "/..") ||
+	    strncmp(path, mounts->v2.root, root_bytes) != 0 || path[root_bytes] != '/')
+		return -ENODATA;
+	/* At the top it would be the whole host's. */
+	while (path[root_bytes] == '/' && path[root_bytes + 1]) {
+		snprintf(name, sizeof(name), "%s/memory.stat", path + root_bytes + 1);
+		if (proc_read_text(mounts->v2.dirfd, name, text, sizeof(text)) == 0)
+			return proc_field(text, "sec_pagetables", bytes) ? 0 : -ENODATA;
+		slash = strrchr(path + root_bytes, '/');
+		*slash = '\0';
+	}
+	return -ENODATA;
+}
+
 static int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')

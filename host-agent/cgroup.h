@@ -31,6 +31,11 @@ int cgroup_mounts_open(int proc_dirfd, const char *mountinfo, struct cgroup_moun
 void cgroup_mounts_close(struct cgroup_mounts *mounts);
 int cgroup_read_level(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_t host_total_bytes,
 		      struct cgroup_level *level);
+/*
+ * KVM's own page tables that the process's cgroup of version 2 is charged for, which are those of
+ * all guests in it. -ENODATA: it is in the root's, or the kernel does not tell (before Linux 6.1).
+ */
+int cgroup_read_kvm_tables(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_t *bytes);
 bool cgroup_machine_name(const char *cgroup_text, char name[CGROUP_NAME_BYTES]);
 int cgroup_read_machine_name(int pid_dirfd, char name[CGROUP_NAME_BYTES]);
 

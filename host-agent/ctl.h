@@ -23,6 +23,7 @@ struct ctl_options {
 	bool json;
 	bool anew;
 	bool merge;
+	bool tables;
 	double interval_sec;
 	unsigned long count; /* 0: for ever */
 };
@@ -40,14 +41,21 @@ enum ctl_exit client_list(struct client *client, struct json_object **list);
 void client_close(struct client *client);
 
 /* ctl_format.c */
+/* The value at "a.b", or NULL. */
+struct json_object *format_at(struct json_object *object, const char *path);
 void format_host(FILE *file, struct json_object *list);
 void format_table(FILE *file, struct json_object *list);
+/* Page tables in place of memory. */
+void format_tables_table(FILE *file, struct json_object *list);
 void format_guest(FILE *file, struct json_object *guest);
 void format_status(FILE *file, struct json_object *status);
 void format_release(FILE *file, struct json_object *reply);
 void format_purge(FILE *file, struct json_object *reply);
 void format_collect(FILE *file, struct json_object *reply);
 void format_json(FILE *file, struct json_object *object, bool one_line);
+
+/* ctl_metrics.c */
+void metrics_put(FILE *file, struct json_object *list);
 
 /* ctl_run.c: args end with NULL; returns only if the program was not started. It starts ebbctl as a
  * probe first. */

@@ -21,7 +21,6 @@
 /* Refused RAM is, too; every PC has some hundred KiB of read-only RAM for its firmware. */
 #define REFUSED_BYTES (2u << 20)
 
-/* The value at "a.b", or NULL. */
 static struct json_object *at(struct json_object *object, const char *path)
 {
 	char key[64];
@@ -36,6 +35,11 @@ static struct json_object *at(struct json_object *object, const char *path)
 	if (!object || !json_object_object_get_ex(object, path, &object))
 		return NULL;
 	return object;
+}
+
+struct json_object *format_at(struct json_object *object, const char *path)
+{
+	return at(object, path);
 }
 
 static bool flag(struct json_object *object, const char *path)
@@ -126,10 +130,13 @@ void format_host(FILE *file, struct json_object *list)
 {
 	char available[SIZE_TEXT_BYTES], total[SIZE_TEXT_BYTES];
 
-	fprintf(file, "host: %s, %s of %s available; %llu guests%s\n", word(list, "host.stage"),
+	fprintf(file, "host: %s, %s of %s available", word(list, "host.stage"),
 		size_at(list, "host.available_bytes", available),
-		size_at(list, "host.total_bytes", total),
-		(unsigned long long)number(list, "nr_guests"),
+		size_at(list, "host.total_bytes", total));
+	if (at(list, "host.sec_page_table_bytes"))
+		fprintf(file, "; page tables of KVM %s",
+			size_at(list, "host.sec_page_table_bytes", total));
+	fprintf(file, "; %llu guests%s\n", (unsigned long long)number(list, "nr_guests"),
 		flag(list, "dry_run") ? "; dry run" : "");
 }
 
@@ -148,18 +155,25 @@ static const struct {
 };
 #define NR_COLUMNS (sizeof(columns) / sizeof(columns[0]))
 
+static int name_width(struct json_object *guests)
+{
+	size_t i, length, width = 8;
+
+	for (i = 0; i < json_object_array_length(guests); i++) {
+		length = strlen(word(json_object_array_get_idx(guests, i), "name"));
+		width = length > width ? length : width;
+	}
+	return (int)width;
+}
+
 void format_table(FILE *file, struct json_object *list)
 {
 	struct json_object *guests = at(list, "guests"), *guest;
 	uint64_t sums[NR_COLUMNS] = { 0 };
 	char text[SIZE_TEXT_BYTES], notes[NOTES_TEXT_BYTES];
 	size_t i, c, nr = json_object_array_length(guests);
-	int width = 8;
+	int width = name_width(guests);
 
-	for (i = 0; i < nr; i++) {
-		c = strlen(word(json_object_array_get_idx(guests, i), "name"));
-		width = (int)c > width ? (int)c : width;
-	}
 	fprintf(file, "%-*s %-5s %-7s", width, "GUEST", "MODE", "STAGE");
 	for (c = 0; c < NR_COLUMNS; c++)
 		fprintf(file, " %*s", c == 1 ? 11 : 9, columns[c].title);
@@ -182,6 +196,50 @@ void format_table(FILE *file, struct json_object *list)
 	for (c = 0; c < NR_COLUMNS; c++)
 		fprintf(file, " %*s", c == 1 ? 11 : 9, size_text(sums[c], text));
 	fprintf(file, "\n");
+}
+
+/* Of "tables": counts. */
+static const struct {
+	const char *title;
+	const char *path;
+} table_columns[] = {
+	{ "FOUND", "tables.found" },	     { "ASKED", "tables.asked" },
+	{ "OFFERED", "tables.offered" },     { "FREED", "tables.freed" },
+	{ "REFUSED", "tables.refused" },     { "FAILED", "tables.failed" },
+	{ "UNPLUGGED", "tables.unplugged" },
+};
+#define NR_TABLE_COLUMNS (sizeof(table_columns) / sizeof(table_columns[0]))
+
+static void tables_row(FILE *file, struct json_object *guest)
+{
+	char text[SIZE_TEXT_BYTES];
+	size_t c;
+
+	fprintf(file, " %-10s %9s", word(guest, "tables.mode"),
+		size_at(guest, "page_table_bytes", text));
+	fprintf(file, " %9s", size_at(guest, "kvm_page_table_bytes", text));
+	for (c = 0; c < NR_TABLE_COLUMNS; c++)
+		fprintf(file, " %9s", word(guest, table_columns[c].path));
+	fprintf(file, " %9s%s\n", size_at(guest, "tables.skipped_bytes", text),
+		at(guest, "tables") && !flag(guest, "tables.supported")
+			? "  this host's kernel cannot free them"
+			: "");
+}
+
+void format_tables_table(FILE *file, struct json_object *list)
+{
+	struct json_object *guests = at(list, "guests");
+	size_t i, c, nr = json_object_array_length(guests);
+	int width = name_width(guests);
+
+	fprintf(file, "%-*s %-10s %9s %9s", width, "GUEST", "COLLECTED", "TABLES", "KVM");
+	for (c = 0; c < NR_TABLE_COLUMNS; c++)
+		fprintf(file, " %9s", table_columns[c].title);
+	fprintf(file, " %9s  NOTES\n", "SKIPPED");
+	for (i = 0; i < nr; i++) {
+		fprintf(file, "%-*s", width, word(json_object_array_get_idx(guests, i), "name"));
+		tables_row(file, json_object_array_get_idx(guests, i));
+	}
 }
 
 static void line_size(FILE *file, const char *title, struct json_object *object, const char *path,
@@ -253,10 +311,27 @@ static void format_content(FILE *file, struct json_object *guest)
 		(unsigned long long)number(guest, "content.notices"));
 }
 
-/* Page tables; nothing where none was ever looked for. */
+/* RAM whose page tables are left alone, by reason. */
+static void format_skipped(FILE *file, struct json_object *guest)
+{
+	struct json_object *reasons = at(guest, "tables.skipped_by_bytes");
+	char text[SIZE_TEXT_BYTES];
+
+	if (number(guest, "tables.skipped_bytes") < REFUSED_BYTES || !reasons)
+		return;
+	json_object_object_foreach(reasons, reason, bytes)
+	{
+		if (json_object_get_uint64(bytes))
+			fprintf(file, "  %-12s %9s  of RAM whose tables are left alone: %s\n",
+				"skipped", size_text(json_object_get_uint64(bytes), text), reason);
+	}
+}
+
+/* Page tables; nothing where none was ever looked for, and all may be. */
 static void format_tables(FILE *file, struct json_object *guest)
 {
-	if (!number(guest, "tables.collections"))
+	if (!number(guest, "tables.collections") &&
+	    number(guest, "tables.skipped_bytes") < REFUSED_BYTES)
 		return;
 	fprintf(file, "empty page tables: %s%s\n", word(guest, "tables.mode"),
 		flag(guest, "tables.supported") ? "" : ", which this host's kernel cannot free");
@@ -275,9 +350,7 @@ static void format_tables(FILE *file, struct json_object *guest)
 	if (number(guest, "tables.failed"))
 		fprintf(file, "  %-12s %9llu  offered, but not freed by this host's kernel\n",
 			"failed", (unsigned long long)number(guest, "tables.failed"));
-	if (number(guest, "tables.skipped_bytes") >= REFUSED_BYTES)
-		line_size(file, "skipped", guest, "tables.skipped_bytes",
-			  "of RAM whose tables are left alone");
+	format_skipped(file, guest);
 }
 
 static void format_last_collect(FILE *file, struct json_object *collect)
@@ -363,6 +436,9 @@ void format_guest(FILE *file, struct json_object *guest)
 	line_size(file, "held", guest, "held_bytes", "resident without reclaimable");
 	line_size(file, "huge", guest, "huge_bytes", "of resident, in huge pages");
 	line_size(file, "page tables", guest, "page_table_bytes", "on top of resident");
+	if (at(guest, "kvm_page_table_bytes"))
+		line_size(file, "KVM's tables", guest, "kvm_page_table_bytes",
+			  "of its cgroup, on top of that");
 	if (at(guest, "ksm_merged_pages"))
 		fprintf(file, "  %-12s %9llu  pages shared by KSM\n", "merged",
 			(unsigned long long)number(guest, "ksm_merged_pages"));
@@ -411,9 +487,6 @@ void format_status(FILE *file, struct json_object *status)
 
 	fprintf(file, "ebbd %s\n", word(status, "version"));
 	format_host(file, status);
-	if (at(status, "host.sec_page_table_bytes"))
-		fprintf(file, "page tables of KVM, of all guests: %s\n",
-			size_at(status, "host.sec_page_table_bytes", total));
 	if (at(status, "ksm"))
 		format_ksm(file, at(status, "ksm"));
 	for (i = 0; limits && i < json_object_array_length(limits); i++) {

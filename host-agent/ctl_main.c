@@ -38,11 +38,13 @@ static void usage(FILE *file)
 		"  purge GUEST BYTES      its volatile content, oldest first; 512M, 1G, all\n"
 		"  collect GUEST          empty page tables behind its free memory, now\n"
 		"  status                 ebbd, the host, limits\n"
+		"  metrics                all figures for Prometheus\n"
 		"  run --merge -- COMMAND...  start a program whose memory KSM may merge\n"
 		"\n"
 		"  -j, --json             JSON; the keys are in ebbctl(1)\n"
 		"  -i, --interval SEC     top: time between two rounds, 1 without this\n"
 		"  -c, --count N          top: end after N rounds\n"
+		"  -t, --tables           list, top: page tables in place of memory\n"
 		"      --anew             release: also what the guest has offered before\n"
 		"      --merge            run: all memory of it, Linux 6.7 and newer\n"
 		"  -s, --socket PATH      ebbd's control socket, " CONTROL_PATH "\n"
@@ -70,8 +72,23 @@ static enum ctl_exit run_list(struct client *client, const struct ctl_options *o
 		return status;
 	if (options->json)
 		format_json(stdout, list, false);
+	else if (options->tables)
+		format_tables_table(stdout, list);
 	else
 		format_table(stdout, list);
+	json_object_put(list);
+	return CTL_OK;
+}
+
+static enum ctl_exit run_metrics(struct client *client, const struct ctl_options *options,
+				 char **args)
+{
+	struct json_object *list;
+	enum ctl_exit status = client_list(client, &list);
+
+	if (status != CTL_OK)
+		return status;
+	metrics_put(stdout, list);
 	json_object_put(list);
 	return CTL_OK;
 }
@@ -216,6 +233,7 @@ static const struct {
 	{ "purge", 2, " GUEST BYTES", run_purge },
 	{ "collect", 1, " GUEST", run_collect },
 	{ "status", 0, "", run_status },
+	{ "metrics", 0, "", run_metrics },
 	{ "run", AT_LEAST_ONE, " --merge -- COMMAND [ARGUMENT...]", run_program },
 };
 
@@ -245,6 +263,7 @@ static int parse_options(int argc, char **argv, struct ctl_options *options)
 		{ "count", required_argument, NULL, 'c' },
 		{ "anew", no_argument, NULL, 'a' },
 		{ "merge", no_argument, NULL, 'm' },
+		{ "tables", no_argument, NULL, 't' },
 		{ "socket", required_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
@@ -252,7 +271,7 @@ static int parse_options(int argc, char **argv, struct ctl_options *options)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "ji:c:s:hV", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "ji:c:s:thV", longs, NULL)) != -1) {
 		switch (c) {
 		case 'j':
 			options->json = true;
@@ -274,6 +293,9 @@ static int parse_options(int argc, char **argv, struct ctl_options *options)
 			break;
 		case 'm':
 			options->merge = true;
+			break;
+		case 't':
+			options->tables = true;
 			break;
 		case 's':
 			options->socket_path = optarg;

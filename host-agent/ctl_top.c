@@ -3,8 +3,9 @@
  * ctl_top - the list, again and again
  *
  * On a terminal it takes the screen and gives it back at the end (q, Ctrl-C or the
- * count); elsewhere it prints plain lines, with --json one object a line. Once it has run
- * it outlives a restart of ebbd: it says that nobody answers, and tries again.
+ * count), and t changes between memory and page tables; elsewhere it prints plain lines, with
+ * --json one object a line. Once it has run it outlives a restart of ebbd: it says that nobody
+ * answers, and tries again.
  *
  * Owns:    the terminal's state.
  * Thread:  ebbctl's only one; signal handlers set a flag.
@@ -27,7 +28,8 @@ static volatile sig_atomic_t ended;
 
 struct screen {
 	bool live;	/* standard output is a terminal and JSON is not wanted */
-	bool has_input; /* standard input is a terminal: it can be q */
+	bool has_input; /* standard input is a terminal: it can be q, or t */
+	bool tables;	/* page tables in place of memory */
 	struct termios saved;
 };
 
@@ -101,6 +103,14 @@ static void head_line(FILE *file, struct json_object *list)
 	format_host(file, list);
 }
 
+static void put_table(const struct screen *screen, FILE *file, struct json_object *list)
+{
+	if (screen->tables)
+		format_tables_table(file, list);
+	else
+		format_table(file, list);
+}
+
 static void show(const struct screen *screen, const struct ctl_options *options,
 		 struct json_object *list)
 {
@@ -116,19 +126,19 @@ static void show(const struct screen *screen, const struct ctl_options *options,
 			return;
 		head_line(file, list);
 		fputc('\n', file);
-		format_table(file, list);
+		put_table(screen, file, list);
 		fclose(file);
 		screen_draw(text);
 		free(text);
 	} else {
 		head_line(stdout, list);
-		format_table(stdout, list);
+		put_table(screen, stdout, list);
 	}
 	fflush(stdout);
 }
 
-/* Until the next round, q or a signal. */
-static void wait_round(const struct screen *screen, const struct timespec *next)
+/* Until the next round, q or a signal; t changes what is shown, at once. */
+static void wait_round(struct screen *screen, const struct timespec *next)
 {
 	struct pollfd pollfd = { .fd = STDIN_FILENO, .events = POLLIN };
 	struct timespec now;
@@ -144,6 +154,10 @@ static void wait_round(const struct screen *screen, const struct timespec *next)
 			continue;
 		if (read(STDIN_FILENO, &key, 1) != 1 || key == 'q')
 			ended = 1;
+		if (!ended && key == 't') {
+			screen->tables = !screen->tables;
+			return;
+		}
 	}
 }
 
@@ -163,7 +177,7 @@ static void advance(struct timespec *next, double sec)
 
 enum ctl_exit top_run(struct client *client, const struct ctl_options *options)
 {
-	struct screen screen = { 0 };
+	struct screen screen = { .tables = options->tables };
 	struct json_object *list;
 	enum ctl_exit status;
 	struct timespec next;

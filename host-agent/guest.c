@@ -207,6 +207,8 @@ void guest_read_proc(struct guest *guest)
 		guest->has_status = true;
 	if (proc_read_ksm(dirfd, &guest->ksm) == 0)
 		guest->has_ksm = true;
+	guest->has_kvm_tables = cgroup_read_kvm_tables(&guest->manager->mounts, dirfd,
+						       &guest->kvm_table_bytes) == 0;
 	cgroup_read_level(&guest->manager->mounts, dirfd, guest->manager->host.level.total_bytes,
 			  &guest->level);
 }

@@ -89,7 +89,9 @@ struct guest {
 	struct proc_status status;
 	struct proc_ksm ksm;
 	bool has_rollup, has_status, has_ksm;
-	int rollup_error; /* negative errno that was logged */
+	bool has_kvm_tables;
+	uint64_t kvm_table_bytes; /* SecPageTables of its cgroup */
+	int rollup_error;	  /* negative errno that was logged */
 	uint64_t rollup_usec;
 	uint64_t rollup_next_usec; /* not read again before */
 	struct cgroup_level level;

@@ -160,6 +160,7 @@ static void add_memory(struct json_object *object, const struct guest *guest, ui
 	add_u64_if(object, "memory_age_msec", known,
 		   now_usec > guest->rollup_usec ? (now_usec - guest->rollup_usec) / 1000 : 0);
 	add_u64_if(object, "page_table_bytes", guest->has_status, guest->status.vm_pte_bytes);
+	add_u64_if(object, "kvm_page_table_bytes", guest->has_kvm_tables, guest->kvm_table_bytes);
 	add_u64_if(object, "ksm_merged_pages", guest->has_ksm, guest->ksm.merging_pages);
 	add_u64_if(object, "ksm_zero_pages", guest->has_ksm, guest->ksm.zero_pages);
 }
@@ -296,6 +297,8 @@ static struct json_object *release_object(const struct guest_release *release)
 static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 {
 	struct json_object *object = json_object_new_object();
+	struct json_object *skipped = json_object_new_object();
+	uint32_t i;
 
 	add_bool(object, "supported", ebb_get_le32(&tables->flags) & EBB_TABLES_F_CAN);
 	add_bool(object, "moves", ebb_get_le32(&tables->flags) & EBB_TABLES_F_MOVES);
@@ -309,6 +312,9 @@ static struct json_object *tables_object(const struct ebb_msg_tables *tables)
 	add_u64(object, "failed", ebb_get_le64(&tables->failed_tables));
 	add_u64(object, "unplugged", ebb_get_le64(&tables->unplugged_tables));
 	add_u64(object, "skipped_bytes", ebb_get_le64(&tables->skipped_bytes));
+	for (i = 0; i < EBB_SKIPPED_MAX; i++)
+		add_u64(skipped, skipped_word(i), ebb_get_le64(&tables->skipped_by_bytes[i]));
+	json_object_object_add(object, "skipped_by_bytes", skipped);
 	return object;
 }
 

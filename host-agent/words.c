@@ -34,6 +34,12 @@ static const char *const tables_words[EBB_TABLES_MAX] = {
 	[EBB_TABLES_BACKGROUND] = "background",
 };
 
+static const char *const skipped_words[EBB_SKIPPED_MAX] = {
+	[EBB_SKIPPED_OTHER] = "other",	   [EBB_SKIPPED_LOCKED] = "locked",
+	[EBB_SKIPPED_HUGETLB] = "hugetlb", [EBB_SKIPPED_SHARED] = "shared",
+	[EBB_SKIPPED_FILE] = "file",
+};
+
 static const char *const merge_words[EBB_MERGE_MAX] = {
 	[EBB_MERGE_KEEP] = "keep",
 	[EBB_MERGE_OFF] = "off",
@@ -163,6 +169,11 @@ int mode_from_word(const char *word, uint32_t *mode)
 const char *tables_word(uint32_t mode)
 {
 	return WORD(tables_words, mode);
+}
+
+const char *skipped_word(uint32_t reason)
+{
+	return WORD(skipped_words, reason);
 }
 
 int tables_from_word(const char *word, uint32_t *mode)

@@ -12,6 +12,7 @@
 const char *mode_word(uint32_t mode);
 int mode_from_word(const char *word, uint32_t *mode);
 const char *tables_word(uint32_t mode);
+const char *skipped_word(uint32_t reason);
 int tables_from_word(const char *word, uint32_t *mode);
 const char *merge_word(uint32_t merge);
 int merge_from_word(const char *word, uint32_t *merge);

@@ -225,6 +225,14 @@ struct ebb_msg_collect_done {
 	__le32 reserved;
 };
 
+/* Why page tables of RAM are left alone, the first that applies */
+#define EBB_SKIPPED_OTHER   0 /* read-only, persistent or encrypted memory */
+#define EBB_SKIPPED_LOCKED  1 /* locked in memory, or special to the kernel */
+#define EBB_SKIPPED_HUGETLB 2
+#define EBB_SKIPPED_SHARED  3 /* mapped shared, a file or not */
+#define EBB_SKIPPED_FILE    4 /* a private mapping of a file */
+#define EBB_SKIPPED_MAX	    5
+
 /* flags of TABLES */
 #define EBB_TABLES_F_CAN   0x1 /* this host's kernel can find and free them */
 #define EBB_TABLES_F_MOVES 0x2 /* by moving them, as before Linux 6.14; not while it is short */
@@ -244,6 +252,7 @@ struct ebb_msg_tables {
 	__le64 skipped_bytes;	 /* of RAM whose tables are left alone for its backing */
 	__le64 failed_tables;	 /* offered and discarded, but the kernel did not free the table */
 	__le64 unplugged_tables; /* freed without asking: virtio-mem had taken the memory back */
+	__le64 skipped_by_bytes[EBB_SKIPPED_MAX]; /* skipped_bytes by reason, EBB_SKIPPED_* */
 };
 
 /* What of the guest's RAM KSM may merge */

@@ -125,6 +125,54 @@ static void test_v1(void **state)
 	cgroup_mounts_close(&mounts);
 }
 
+static int kvm_tables(const char *dir, const struct cgroup_mounts *mounts, const char *cgroup,
+		      uint64_t *bytes)
+{
+	char path[300];
+	int dirfd, r;
+
+	cm_file(dir, "proc/cgroup", cgroup);
+	snprintf(path, sizeof(path), "%s/proc", dir);
+	dirfd = cm_open_dir(path);
+	r = cgroup_read_kvm_tables(mounts, dirfd, bytes);
+	close(dirfd);
+	return r;
+}
+
+/* Of the cgroup, or of the next above that has an account; never of the whole host. */
+static void test_kvm_tables(void **state)
+{
+	struct cgroup_mounts mounts;
+	uint64_t bytes = 0;
+
+	open_mounts(*state, "/", "/", &mounts);
+	cm_file(*state, "v2/memory.stat", "anon 1\nsec_pagetables 99\n");
+	cm_file(*state, "v2/m/vm.scope/memory.stat", "pagetables 8192\nsec_pagetables 4096\n");
+	cm_file(*state, "v2/m/vm.scope/threads/x", "");
+	cm_file(*state, "v2/m/old.scope/memory.stat", "anon 1\npagetables 8192\n");
+	assert_int_equal(kvm_tables(*state, &mounts, "4:memory:/a\n0::/m/vm.scope\n", &bytes), 0);
+	assert_int_equal(bytes, 4096);
+	bytes = 0;
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/m/vm.scope/threads\n", &bytes), 0);
+	assert_int_equal(bytes, 4096);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/m/old.scope\n", &bytes), -ENODATA);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/m/gone\n", &bytes), -ENODATA);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/\n", &bytes), -ENODATA);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/../m/vm.scope\n", &bytes), -ENODATA);
+	assert_int_equal(kvm_tables(*state, &mounts, "4:memory:/m/vm.scope\n", &bytes), -ENODATA);
+	cgroup_mounts_close(&mounts);
+	/* What is mounted is not the root. */
+	open_mounts(*state, NULL, "/m", &mounts);
+	cm_file(*state, "v2/vm.scope/memory.stat", "sec_pagetables 8192\n");
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/m/vm.scope\n", &bytes), 0);
+	assert_int_equal(bytes, 8192);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/mm/vm.scope\n", &bytes), -ENODATA);
+	cgroup_mounts_close(&mounts);
+	open_mounts(*state, "/", NULL, &mounts);
+	assert_int_equal(kvm_tables(*state, &mounts, "0::/m/vm.scope\n", &bytes), -ENODATA);
+	cgroup_mounts_close(&mounts);
+}
+
 static void test_v2(void **state)
 {
 	struct cgroup_mounts mounts;
@@ -270,6 +318,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_v1, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_v2, cm_dir, cm_dir_gone),
+		cmocka_unit_test_setup_teardown(test_kvm_tables, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_inconsistent, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_mounted_below_root, cm_dir, cm_dir_gone),
 		cmocka_unit_test_setup_teardown(test_broken_files, cm_dir, cm_dir_gone),

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pathlib
 import pty
 import select
 import shutil
@@ -207,7 +208,7 @@ GUEST_KEYS = {"name", "label", "pid", "uid", "front", "mode", "stage", "mode_wan
               "held_bytes", "huge_bytes", "memory_age_msec", "page_table_bytes",
               "ksm_merged_pages", "ksm_zero_pages", "flags", "device", "guest", "limit",
               "release_under_way", "last_release", "content", "purge_under_way", "last_purge",
-              "tables", "page_tables_wanted", "collect_under_way", "last_collect",
+              "tables", "page_tables_wanted", "kvm_page_table_bytes", "collect_under_way", "last_collect",
               "merge_wanted", "merge", "merge_group", "merge_waits"}
 
 
@@ -391,18 +392,87 @@ def test_collect_of_an_older_executor(ebbd):
     assert "older than this ebbd" in ebbd.ctl("collect", "web", status=1).stderr
 
 
-def test_tables_are_shown(ebbd):
-    guest = ebbd.guest(b"web", high=3)
-    assert ebbd.show("web")["tables"] is None
+SKIPPED = dict(other=MIB, locked=0, hugetlb=8 * MIB, shared=0, file=4 * MIB)
+
+
+def tell_tables(ebbd, name=b"web"):
+    guest = ebbd.guest(name, high=3)
+    assert ebbd.show(name.decode())["tables"] is None
     guest.send(wire.tables(wire.TABLES_CAN | wire.TABLES_MOVES, collections=3,
-                           counts=(9, 8, 7, 6, 5), skipped=4 * MIB, failed=2, unplugged=3))
-    wait_for("the figures", lambda: ebbd.show("web")["tables"])
+                           counts=(9, 8, 7, 6, 5), skipped=13 * MIB, failed=2, unplugged=3,
+                           skipped_by=[SKIPPED[word] for word in wire.SKIPPED]))
+    wait_for("the figures", lambda: ebbd.show(name.decode())["tables"])
+
+
+def test_tables_are_shown(ebbd):
+    tell_tables(ebbd)
     assert ebbd.show("web")["tables"] == dict(
         supported=True, moves=True, mode="on-demand", collections=3, found=9, asked=8, offered=7,
-        freed=6, refused=5, failed=2, unplugged=3, skipped_bytes=4 * MIB)
+        freed=6, refused=5, failed=2, unplugged=3, skipped_bytes=13 * MIB,
+        skipped_by_bytes=SKIPPED)
     shown = ebbd.ctl("show", "web").stdout
     assert "6  and 5 not empty any more" in shown and "2  offered, but not freed" in shown
-    assert "3  more, of memory that virtio-mem" in shown and "4.00M  of RAM whose tables" in shown
+    assert "3  more, of memory that virtio-mem" in shown
+    assert "8.00M  of RAM whose tables are left alone: hugetlb" in shown
+    assert "4.00M  of RAM whose tables are left alone: file" in shown
+    assert "left alone: locked" not in shown
+
+
+def table_of(lines, name):
+    """The columns of the guest's line below the last head."""
+    head = [i for i, line in enumerate(lines) if line.startswith("GUEST")][-1]
+    line, = (line for line in lines[head:] if line.split()[0] == name)
+    return dict(zip(lines[head].split(), line.split()))
+
+
+@pytest.mark.parametrize("args", [("list", "--tables"), ("top", "-t", "-c", "2", "-i", "0.05")])
+def test_tables_in_list_and_top(ebbd, args):
+    tell_tables(ebbd)
+    ebbd.guest(b"old")
+    lines = ebbd.ctl(*args).stdout.splitlines()
+    row = table_of(lines, "web")
+    assert row["TABLES"].endswith(("K", "M")) and row.pop("TABLES") != "0B" and row.pop("KVM")
+    assert row == dict(GUEST="web", COLLECTED="on-demand", FOUND="9", ASKED="8", OFFERED="7",
+                       FREED="6", REFUSED="5", FAILED="2", UNPLUGGED="3", SKIPPED="13.0M")
+    assert table_of(lines, "old")["FOUND"] == "-"
+    if args[0] == "top" and "SecPageTables" in pathlib.Path("/proc/meminfo").read_text():
+        assert "; page tables of KVM " in lines[0]
+
+
+def test_metrics(ebbd):
+    """Prometheus' text format: each name has a help and a type, once, before its values."""
+    guest = ebbd.guest(b'a"b\\c')
+    guest.send(wire.sample(counters=[512 * MIB, 0, 0, 0, 0, 300 * MIB]))
+    wait_for("the sample", lambda: ebbd.show('a"b\\c')["device"])
+    tell_tables(ebbd)
+    text = ebbd.ctl("metrics").stdout
+    values, types = {}, {}
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            last = line.split()[2]
+            assert last not in types and len(line.split()) > 3
+        elif line.startswith("# TYPE "):
+            name, kind = line.split()[2:]
+            assert name == last and kind == ("counter" if name.endswith("_total") else "gauge")
+            types[name] = kind
+        else:
+            series, value = line.rsplit(" ", 1)
+            assert series.split("{")[0] == last and series not in values
+            values[series] = int(value)
+    assert values["ebb_host_guests"] == 2 and values["ebb_host_total_bytes"] > 0
+    for word, number in dict(collections=3, found=9, asked=8, offered=7, freed=6, refused=5,
+                             failed=2, unplugged=3).items():
+        assert values[f'ebb_guest_tables_{word}_total{{guest="web"}}'] == number
+    for reason, size in SKIPPED.items():
+        assert values[f'ebb_guest_tables_skipped_bytes{{guest="web",reason="{reason}"}}'] == size
+    assert values['ebb_guest_page_table_bytes{guest="web"}'] > 0
+    assert values['ebb_guest_tables_supported{guest="web"}'] == 1
+    assert values['ebb_guest_marked_bytes_total{guest="a\\"b\\\\c"}'] == 300 * MIB
+    # What is not known is not there.
+    assert 'ebb_guest_marked_bytes_total{guest="web"}' not in values
+    assert 'ebb_guest_tables_found_total{guest="a\\"b\\\\c"}' not in values
+    known = "SecPageTables" in pathlib.Path("/proc/meminfo").read_text()
+    assert ("ebb_host_kvm_page_table_bytes" in values) == known
 
 
 def test_purge_of_an_older_executor(ebbd):
@@ -576,6 +646,8 @@ def test_top_on_a_terminal(ebbd, end):
         assert seen.startswith(b"\033[?1049h") and b"\033[H" in seen
         assert b"DISCARDED" not in seen     # behind column 40
         if end == "q":
+            os.write(master, b"t")
+            wait_for("page tables", lambda: read_some() or b"COLLECTED" in seen)
             os.write(master, b"q")
         else:
             top.send_signal(signal.SIGINT)

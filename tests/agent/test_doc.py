@@ -63,3 +63,11 @@ def test_every_json_key_is_documented():
     page = (ROOT / "docs/man/ebbctl.1.scd").read_text()
     for key in GUEST_KEYS | KSM_KEYS:
         assert f"*{key}*" in page, key
+
+
+def test_every_metric_is_documented(ebbd):
+    page = (ROOT / "docs/man/ebbctl.1.scd").read_text()
+    documented = set(re.findall(r"\*(ebb_(?:host|guest)_\w+)\*", page))
+    told = set(re.findall(r"^# TYPE (\w+) ", ebbd.ctl("metrics").stdout, re.M))
+    # Where the host's kernel does not tell of KVM's tables there is no such metric.
+    assert told <= documented and documented - told <= {"ebb_host_kvm_page_table_bytes"}

@@ -18,6 +18,7 @@ ANEW = 1
 PURGE_OK, PURGE_PARTIAL, PURGE_BUSY, PURGE_OFF = range(4)
 COLLECT_NO_KERNEL, COLLECT_HOST_SHORT = 19, 20
 TABLES_CAN, TABLES_MOVES = 1, 2
+SKIPPED = ("other", "locked", "hugetlb", "shared", "file")  # by EBB_SKIPPED_*
 TABLES_KEEP, TABLES_OFF, TABLES_ON_DEMAND, TABLES_BACKGROUND = range(4)
 CONTENT_HARDENED, CONTENT_GUEST = 1, 2
 MERGE_KEEP, MERGE_OFF, MERGE_HINTED, MERGE_ALL = range(4)
@@ -73,10 +74,9 @@ def collect_done(number, counts=(0, 0, 0, 0, 0), usec=0, status=DONE_OK, reserve
 
 
 def tables(flags=TABLES_CAN, mode=TABLES_ON_DEMAND, collections=0, counts=(0, 0, 0, 0, 0), skipped=0,
-           failed=0, unplugged=0, **header):
-    return message(TABLES, struct.pack("<LL9Q", flags, mode, collections, *counts, skipped, failed,
-                                       unplugged),
-                   **header)
+           failed=0, unplugged=0, skipped_by=(0, 0, 0, 0, 0), **header):
+    return message(TABLES, struct.pack("<LL14Q", flags, mode, collections, *counts, skipped, failed,
+                                       unplugged, *skipped_by), **header)
 
 
 def merge_state(mode=MERGE_HINTED, flags=0, counters=(), guest=None, **header):

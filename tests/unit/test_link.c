@@ -579,6 +579,22 @@ static void content_is_purged_and_told_of(void **state)
 	version = 1;
 }
 
+/* RAM whose page tables nobody frees; where it is does not matter here. */
+static void add_skipped(enum ebb_backing backing, uint32_t skipped, uint64_t bytes)
+{
+	struct ebb_region_desc desc = {
+		.start_gpa = (1ull << 40) + skipped * EBB_BLOCK_BYTES,
+		.size_bytes = bytes,
+		.host = ram.host,
+		.page_bytes = PAGE,
+		.backing = backing,
+		.why = backing == EBB_BACKING_REFUSED ? "the test says so" : NULL,
+		.skipped = skipped,
+	};
+
+	assert_int_equal(ebb_executor_region_add(vmm.executor, &desc), 0);
+}
+
 static void collections_are_answered(void **state)
 {
 	struct ebb_msg_collect collect = { 0 };
@@ -588,12 +604,18 @@ static void collections_are_answered(void **state)
 
 	version = 3;
 	begin(EBB_MODE_EAGER);
+	add_skipped(EBB_BACKING_HELPER, EBB_SKIPPED_HUGETLB, 2 * MIB);
+	add_skipped(EBB_BACKING_REFUSED, EBB_SKIPPED_FILE, MIB);
 	connected(100);
 	ebb_executor_status(vmm.executor, &status);
 	assert_int_equal(receive(EBB_MSG_TABLES, &tables, sizeof(tables)), sizeof(tables));
 	assert_int_equal(ebb_get_le32(&tables.flags),
 			 (status.can_collect ? EBB_TABLES_F_CAN : 0) |
 				 (status.moves_tables ? EBB_TABLES_F_MOVES : 0));
+	assert_int_equal(ebb_get_le64(&tables.skipped_bytes), 3 * MIB);
+	assert_int_equal(ebb_get_le64(&tables.skipped_by_bytes[EBB_SKIPPED_HUGETLB]), 2 * MIB);
+	assert_int_equal(ebb_get_le64(&tables.skipped_by_bytes[EBB_SKIPPED_FILE]), MIB);
+	assert_int_equal(ebb_get_le64(&tables.skipped_by_bytes[EBB_SKIPPED_OTHER]), 0);
 	put_hdr(&collect.hdr, EBB_MSG_COLLECT);
 	ebb_put_le64(&collect.id, 77);
 	send_bytes(&collect, sizeof(collect));

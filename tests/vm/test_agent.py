@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from harness.pageout import pageout
+from harness.proc import sample
 from harness.volatile import counters
 from harness.wait import wait_for
 
@@ -85,7 +86,7 @@ def agent(build, tmp_path):
 
 
 def boot(vm, agent, name, mode="auto", front="virtio-ebb-pci", modules=("virtio_ebb",), **options):
-    device = f"{front},label={name},agent={agent.socket},mode={mode}"
+    device = f"{front},id=ebb,label={name},agent={agent.socket},mode={mode}"
     return vm.boot(modules=modules, memory_mib=GUEST_MIB, devices=[device], **options)
 
 
@@ -229,6 +230,46 @@ def test_stage_and_release_of_a_limited_guest(vm, agent, memory_cgroup):
     assert status == 0, output
 
 
+COUNTED = ("found", "asked", "offered", "freed", "refused", "failed", "unplugged")
+
+
+def tables_are_seen(agent, guest, name):
+    """What the device counts is what `show`, `list`, `top` and the metrics say, and VmPTE is the
+    kernel's word."""
+    mine = guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
+    want = {key: mine[f"tables-{key}"] for key in COUNTED}
+    want["collections"] = mine["collections"]
+    shown = agent.wait_guest(name, f"the figures {want}", lambda g: all(
+        g["tables"][key] == value for key, value in want.items()))
+    assert shown["tables"]["skipped_bytes"] == mine["skipped-ram-bytes"]
+    assert shown["tables"]["skipped_by_bytes"] == {
+        reason: mine[f"skipped-{reason}-bytes"]
+        for reason in ("other", "locked", "hugetlb", "shared", "file")}
+    kib = sample(guest.pid).page_tables_kib
+    assert abs(shown["page_table_bytes"] - kib * 1024) <= 256 * 1024
+    text = agent.run("show", name).stdout
+    assert re.search(rf"found +{want['found']}  in {want['collections']} collections", text), text
+    assert re.search(rf"asked +{want['asked']}  of the guest, which offered {want['offered']}", text)
+    assert re.search(rf"freed +{want['freed']}  and {want['refused']} not empty", text), text
+    for command in (("list", "--tables"), ("top", "--tables", "--count", "1")):
+        lines = agent.run(*command).stdout.splitlines()
+        head, = (line.split() for line in lines if line.startswith("GUEST"))
+        row, = (line.split() for line in lines if line.startswith(name + " "))
+        row = dict(zip(head, row))
+        assert {key: row[key.upper()] for key in COUNTED} == {
+            key: str(want[key]) for key in COUNTED}
+        assert row["TABLES"].endswith(("K", "M")), row
+    series = dict(line.rsplit(" ", 1) for line in agent.run("metrics").stdout.splitlines()
+                  if not line.startswith("#"))
+    for key in want:
+        assert int(series[f'ebb_guest_tables_{key}_total{{guest="{name}"}}']) == want[key]
+    assert int(series[f'ebb_guest_page_table_bytes{{guest="{name}"}}']) >= 100 * 1024
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        kvm = "SecPageTables" in meminfo.read()
+    status = agent.json("status")["host"]["sec_page_table_bytes"]
+    assert ("ebb_host_kvm_page_table_bytes" in series) == (status is not None) == kvm
+
+
 def test_page_tables_are_collected(vm, agent):
     """By hand, and then in the background: what was freed and purged leaves no table."""
     agent.configure("nearing_percent = 1\nshort_percent = 0\nanswer_msec = 0\n"
@@ -249,6 +290,7 @@ def test_page_tables_are_collected(vm, agent):
     collect = agent.json("collect", "web")["collect"]
     assert collect["status"] == "ok" and collect["freed"] > 30, collect
     assert collect["freed"] <= collect["offered"] <= collect["asked"] <= collect["found"]
+    tables_are_seen(agent, guest, "web")
     agent.run("set", "web", "page-tables", "off")
     wait_for(lambda: agent.json("show", "web")["tables"]["mode"] == "off", "the mode")
     assert "page-tables is off" in agent.run("collect", "web", status=1).stderr

@@ -65,7 +65,7 @@ def test_ram_backend_is_marked(vm):
     guest, dev = start(vm, "memory-backend-ram,merge=off")
     assert offer_middle(guest, dev).verdict == ebb.MARKED
     assert stats(guest)["ram-bytes"] >= (RAM_MIB - 1) * MIB  # but the legacy hole
-    assert stats(guest)["refused-ram-bytes"] == 0
+    assert stats(guest)["refused-ram-bytes"] == stats(guest)["skipped-ram-bytes"] == 0
 
 
 def allocated_bytes(guest, prefix):
@@ -84,6 +84,8 @@ def test_memfd_backend(vm, share):
     before = allocated_bytes(guest, "/memfd:")
     verdict, = dev.free([(BASE + 4 * MIB, 4 * MIB)])
     assert verdict.verdict == ebb.DISCARDED
+    assert stats(guest)[f"skipped-{'shared' if share == 'on' else 'file'}-bytes"] >= \
+        (RAM_MIB - 1) * MIB
     if share == "on":
         assert allocated_bytes(guest, "/memfd:") <= before - 4 * MIB
 
@@ -95,6 +97,7 @@ def test_private_file_is_refused_and_left_alone(vm, tmp_path):
     guest, dev = start(vm, f"memory-backend-file,mem-path={path},share=off,merge=off")
     assert_refused(guest, dev)
     assert stats(guest)["refused-ram-bytes"] >= (RAM_MIB - 1) * MIB
+    assert stats(guest)["skipped-file-bytes"] >= (RAM_MIB - 1) * MIB
     assert stats(guest)["refused-why"]
     guest.quit()
     with open(path, "rb") as file:
@@ -115,6 +118,7 @@ def test_shared_file(vm, tmp_path):
 def test_locked_memory_is_refused(vm):
     guest, dev = start(vm, extra=["-overcommit", "mem-lock=on"])
     assert_refused(guest, dev)
+    assert stats(guest)["skipped-locked-bytes"] >= (RAM_MIB - 1) * MIB
 
 
 @contextlib.contextmanager
@@ -141,6 +145,7 @@ def test_hugetlb(vm):
         guest, dev = start(
             vm, "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on,merge=off")
         assert dev.read_config().page_bytes == BLOCK
+        assert stats(guest)["skipped-hugetlb-bytes"] >= (RAM_MIB - 1) * MIB
         assert_discarded(guest, dev)
         guest.qtest.memset(BASE, 8 * MIB, 0x5a)
         verdict, = dev.free([(BASE + PAGE, 2 * BLOCK)])

@@ -49,8 +49,9 @@ struct ebb_region_desc {
 	void *host;	     /* where start_gpa is mapped in this process; not used if REFUSED */
 	uint64_t page_bytes; /* of the backing: 4096, or the huge page size of hugetlb */
 	enum ebb_backing backing;
-	const char *why; /* REFUSED: words for people, static storage; else NULL */
-	void *opaque;	 /* given to ebb_vmm_ops.discard */
+	const char *why;  /* REFUSED: words for people, static storage; else NULL */
+	uint32_t skipped; /* not PRIVATE_ANON: why its page tables are left alone, EBB_SKIPPED_* */
+	void *opaque;	  /* given to ebb_vmm_ops.discard */
 	/*
 	 * Where the VMM keeps whether it has made this memory mergeable, or NULL if it never does
 	 * so later on. Set after the memory was. The executor clears it before it undoes that.
@@ -220,12 +221,13 @@ struct ebb_status {
 	struct ebb_guidance guidance;
 	uint64_t ram_bytes;
 	uint64_t refused_ram_bytes;
-	uint32_t tables_mode;	      /* in force, EBB_TABLES_* */
-	bool can_collect;	      /* this host's kernel can find and free empty page tables */
-	bool moves_tables;	      /* by moving them, so not while the host is short */
-	uint64_t skipped_ram_bytes;   /* whose page tables are left alone for its backing */
-	uint64_t content_block_bytes; /* of blocks that may hold volatile content */
-	const char *refused_why;      /* of one such region, or NULL */
+	uint32_t tables_mode;	    /* in force, EBB_TABLES_* */
+	bool can_collect;	    /* this host's kernel can find and free empty page tables */
+	bool moves_tables;	    /* by moving them, so not while the host is short */
+	uint64_t skipped_ram_bytes; /* whose page tables are left alone for its backing */
+	uint64_t skipped_by_bytes[EBB_SKIPPED_MAX]; /* the same by reason */
+	uint64_t content_block_bytes;		    /* of blocks that may hold volatile content */
+	const char *refused_why;		    /* of one such region, or NULL */
 	struct ebb_merge_status merge;
 };
 

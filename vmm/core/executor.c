@@ -723,8 +723,12 @@ void ebb_executor_status(struct ebb_executor *executor, struct ebb_status *statu
 		status->content_block_bytes +=
 			EBB_BLOCK_BYTES *
 			__atomic_load_n(&region->nr_content_blocks, __ATOMIC_RELAXED);
-		if (region->desc.backing != EBB_BACKING_PRIVATE_ANON || region->locked)
+		if (region->desc.backing != EBB_BACKING_PRIVATE_ANON || region->locked) {
 			status->skipped_ram_bytes += region->desc.size_bytes;
+			status->skipped_by_bytes[region->locked ? EBB_SKIPPED_LOCKED
+								: region->desc.skipped] +=
+				region->desc.size_bytes;
+		}
 		if (region->desc.backing != EBB_BACKING_REFUSED && !region->locked)
 			continue;
 		status->refused_ram_bytes += region->desc.size_bytes;

@@ -236,6 +236,7 @@ static int send_tables(struct ebb_executor *executor)
 {
 	struct ebb_msg_tables msg = { 0 };
 	struct ebb_status status;
+	uint32_t i;
 
 	ebb_executor_status(executor, &status);
 	put_hdr(&msg.hdr, EBB_MSG_TABLES);
@@ -251,6 +252,8 @@ static int send_tables(struct ebb_executor *executor)
 	ebb_put_le64(&msg.skipped_bytes, status.skipped_ram_bytes);
 	ebb_put_le64(&msg.failed_tables, status.counters.tables_failed);
 	ebb_put_le64(&msg.unplugged_tables, status.counters.tables_unplugged);
+	for (i = 0; i < EBB_SKIPPED_MAX; i++)
+		ebb_put_le64(&msg.skipped_by_bytes[i], status.skipped_by_bytes[i]);
 	return send_packet(&executor->link, &msg, sizeof(msg));
 }
 

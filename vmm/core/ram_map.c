@@ -22,7 +22,7 @@ static bool is_power_of_two(uint64_t value)
 
 static bool desc_is_valid(const struct ebb_region_desc *desc)
 {
-	if (desc->size_bytes == 0 ||
+	if (desc->size_bytes == 0 || desc->skipped >= EBB_SKIPPED_MAX ||
 	    ((desc->start_gpa | desc->size_bytes) & (PAGE_MIN_BYTES - 1)) ||
 	    desc->start_gpa + desc->size_bytes < desc->start_gpa)
 		return false;

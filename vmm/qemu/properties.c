@@ -274,6 +274,24 @@ static bool visit_counters(Visitor *v, const struct ebb_counters *counters,
     return true;
 }
 
+static bool visit_skipped(Visitor *v, const uint64_t *bytes, Error **errp)
+{
+    static const char *const names[EBB_SKIPPED_MAX] = {
+        [EBB_SKIPPED_OTHER] = "skipped-other-bytes",
+        [EBB_SKIPPED_LOCKED] = "skipped-locked-bytes",
+        [EBB_SKIPPED_HUGETLB] = "skipped-hugetlb-bytes",
+        [EBB_SKIPPED_SHARED] = "skipped-shared-bytes",
+        [EBB_SKIPPED_FILE] = "skipped-file-bytes",
+    };
+
+    for (int i = 0; i < EBB_SKIPPED_MAX; i++) {
+        if (!visit_u64(v, names[i], bytes[i], errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool visit_status(Visitor *v, const struct ebb_status *status,
                          Error **errp)
 {
@@ -297,6 +315,7 @@ static bool visit_status(Visitor *v, const struct ebb_status *status,
            visit_flag(v, "can-collect", status->can_collect, errp) &&
            visit_flag(v, "moves-tables", status->moves_tables, errp) &&
            visit_u64(v, "skipped-ram-bytes", status->skipped_ram_bytes, errp) &&
+           visit_skipped(v, status->skipped_by_bytes, errp) &&
            visit_u64(v, "content-block-bytes", status->content_block_bytes,
                      errp) &&
            visit_u64(v, "ram-bytes", status->ram_bytes, errp) &&

@@ -132,6 +132,24 @@ static const char *judge(MemoryRegionSection *section, enum ram_kind kind,
     return NULL;
 }
 
+/* Why the page tables of what is not private anonymous are left alone. */
+static uint32_t skipped(MemoryRegionSection *section, enum ram_kind kind,
+                        RAMBlock *block)
+{
+    if (kind == KIND_PMEM || section->nonvolatile || section->readonly ||
+        memory_region_is_rom(section->mr) || ramblock_is_pmem(block) ||
+        current_machine->cgs || memory_region_is_protected(section->mr)) {
+        return EBB_SKIPPED_OTHER;
+    }
+    if (ebb_memory_is_locked()) {
+        return EBB_SKIPPED_LOCKED;
+    }
+    if (qemu_ram_pagesize(block) != 4096) {
+        return EBB_SKIPPED_HUGETLB;
+    }
+    return qemu_ram_is_shared(block) ? EBB_SKIPPED_SHARED : EBB_SKIPPED_FILE;
+}
+
 static const char *backing_text(enum ebb_backing backing)
 {
     switch (backing) {
@@ -266,6 +284,9 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
         .vmm_merges = merge_switch(section->mr),
     };
     region->desc.why = judge(section, kind, block, &region->desc.backing);
+    if (region->desc.backing != EBB_BACKING_PRIVATE_ANON) {
+        region->desc.skipped = skipped(section, kind, block);
+    }
     memory_region_ref(region->mr);
     region->error = ebb_executor_region_add(ram->executor, &region->desc);
     QTAILQ_INSERT_TAIL(&ram->regions, region, next);
