@@ -140,7 +140,8 @@ CORE = [
      ["unit merge"]),
     ("11", "a region that goes leaves its marks", [
         (EXECUTOR, "\tebb_merge_drop_region(region);\n", "")],
-     ["unit merge"]),
+     ["unit merge",
+      "vm test_merging_guests.py::test_a_device_that_goes_takes_its_marks_along"]),
     ("12", "marks change while the host is short", [
         (MERGE, "\tif (stage == EBB_STAGE_SHORT)\n", "\tif (0)\n")],
      ["unit merge"]),

@@ -36,8 +36,8 @@ class Agent:
 
     def start(self, *args):
         with open(self.dir / "ebbd.log", "ab") as log:
-            self.process = subprocess.Popen([self.build.ebbd, "-d", "-c", self.conf, *args],
-                                            stderr=log)
+            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", self.build.ebbd, "-d",
+                                             "-c", self.conf, *args], stderr=log)
         wait_for(self.control.exists, "ebbd's control socket")
         wait_for(lambda: self.run("status", status=None).returncode == 0, "ebbd")
         return self
@@ -81,8 +81,12 @@ class Agent:
 def agent(build, tmp_path):
     agent = Agent(build, tmp_path)
     yield agent
-    if agent.process:
-        agent.stop()
+    try:
+        if agent.process:
+            agent.stop()
+    finally:
+        if agent.process:
+            agent.kill()
 
 
 def boot(vm, agent, name, mode="auto", front="virtio-ebb-pci", modules=("virtio_ebb",), **options):

@@ -7,6 +7,8 @@ import pytest
 from harness import ebb, ksm
 from harness.ebb import BLOCK, MIB, EbbDevice
 from harness.guest import parse_totals
+from harness.merging import (boot, set_merge, stats, wait_marked, wait_merged, wait_no_traces,
+                             wait_scans)
 from harness.proc import mappings, mappings_in
 from harness.wait import wait_for
 from test_backing import DIMM_GPA, plug_dimm, unplug_dimm
@@ -23,14 +25,6 @@ def start(vm, merge="hinted", mode="lazy", machine="q35,mem-merge=off", **option
     dev = EbbDevice(guest)
     dev.up()
     return guest, dev
-
-
-def stats(guest):
-    return guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
-
-
-def set_merge(guest, merge):
-    guest.qmp.set("/machine/peripheral/ebb", "merge", merge)
 
 
 def mergeable(guest):
@@ -291,28 +285,12 @@ def disk(tmp_path):
     return path
 
 
-def boot(vm, disk, merge="hinted", **options):
-    guest = vm.boot(memory_mib=320, modules=["virtio_blk"],
-                    devices=[f"virtio-ebb-pci,id=ebb,mode=lazy,merge={merge},agent=",
-                             "virtio-blk-pci,drive=disk"],
-                    extra=["-drive", f"file={disk},format=raw,if=none,id=disk,readonly=on"],
-                    **options)
-    # The cache of a block device goes with who has opened it last.
-    guest.spawn("exec sleep 100000 </dev/vda")
-    vm.insmod(guest, "virtio_ebb", "hint_rest_msec=10 hint_pass_msec=500")
-    return guest
-
-
-def guest_stats(guest):
-    return guest.qmp.get("/machine/peripheral/ebb", "guest-stats")
-
-
 @pytest.mark.skipif(not ksm.usable(), reason="KSM's settings cannot be written here")
 def test_guests_share_their_page_cache_and_nothing_else(vm, disk):
     """Two guests that have read the same files share them; their anonymous memory, which is
     identical as well, they do not; nothing is lost, and what changes its use is withdrawn."""
     with ksm.running():
-        guests = [boot(vm, disk) for _ in range(2)]
+        guests = [boot(vm, disk, memory_mib=320) for _ in range(2)]
         # The same seed: identical anonymous memory. It comes first, and has its own blocks.
         works = [g.memwork(ANON_MIB, seed=5) for g in guests]
         for work in works:
@@ -320,13 +298,9 @@ def test_guests_share_their_page_cache_and_nothing_else(vm, disk):
         for guest in guests:
             guest.check("cat /dev/vda >/dev/null")
         least = CACHE_MIB * MIB * 3 // 4
-        wait_for(lambda: all(stats(g)["merge-marked-bytes"] >= least for g in guests),
-                 lambda: f"the hints: {[stats(g) for g in guests]}")
-        wait_for(lambda: all(ksm.merged_pages(g.pid) * ebb.PAGE >= least for g in guests),
-                 lambda: f"the merge: {[ksm.merged_pages(g.pid) for g in guests]}, marked "
-                         f"{[stats(g)['merge-marked-bytes'] for g in guests]}", 300)
-        scans = ksm.number("full_scans")
-        wait_for(lambda: ksm.number("full_scans") >= scans + 3, "three more scans of everything")
+        wait_marked(least, *guests)
+        wait_merged(least, *guests)
+        wait_scans(3)
         # Of identical anonymous memory not a page was added.
         for guest in guests:
             assert ksm.merged_pages(guest.pid) <= (CACHE_MIB + 4) * MIB // ebb.PAGE
@@ -346,6 +320,6 @@ def test_guests_share_their_page_cache_and_nothing_else(vm, disk):
             assert bad == 0 and status == 0 and checked >= 3 * ANON_MIB * 256, work.output
         for guest in guests:
             set_merge(guest, "off")
-        wait_for(lambda: all(ksm.of_process(g.pid)["ksm_rmap_items"] == "0" for g in guests),
-                 lambda: f"no traces in KSM: {[ksm.of_process(g.pid) for g in guests]}")
+        for guest in guests:
+            wait_no_traces(guest)
         assert all(stats(g)["violations"] == 0 for g in guests)

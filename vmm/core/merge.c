@@ -413,13 +413,13 @@ static void run_region(struct pass *pass, struct ebb_region *region)
 
 void ebb_merge_drop_region(struct ebb_region *region)
 {
-	uint64_t block, end;
+	uint64_t most = UNMARK_CALL_BYTES / EBB_BLOCK_BYTES, block, end;
 
 	for (block = 0; block < region->nr_blocks; block = end) {
 		end = block + 1;
 		if (!is_marked(region, block))
 			continue;
-		while (end < region->nr_blocks && is_marked(region, end))
+		while (end < region->nr_blocks && end - block < most && is_marked(region, end))
 			end++;
 		/* If it fails, whoever comes to this address finds it mergeable. */
 		madvise((void *)(region->block_host + block * EBB_BLOCK_BYTES),
