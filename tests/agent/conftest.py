@@ -18,6 +18,8 @@ import wire
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEADLINE_SEC = 60
+# Whatever ends the tests, SIGKILL too, their daemons end with them.
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 
 
 def wait_for(what, condition):
@@ -54,6 +56,7 @@ class Ebbd:
         self.conf = directory / "ebbd.conf"
         self.log_path = directory / "log"
         self.process = None
+        self.started = []
         self.executors = []
         self.configure()
 
@@ -75,8 +78,9 @@ class Ebbd:
                if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID")}
         env.update(popen.pop("env", {}))
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([self.program, "--debug", "--config", self.conf, *args],
-                                            stderr=log, env=env, **popen)
+            self.process = subprocess.Popen([*DIES_WITH_US, self.program, "--debug", "--config",
+                                             self.conf, *args], stderr=log, env=env, **popen)
+        self.started.append(self.process)
         return self
 
     def answers(self):
@@ -104,6 +108,18 @@ class Ebbd:
         self.process.kill()
         self.process.wait()
         self.process = None
+
+    def close(self):
+        """The end of a test: it must end well, and has ended whatever it does."""
+        try:
+            for executor in self.executors:
+                executor.close()
+            if self.process:
+                self.stop()
+        finally:
+            for process in self.started:
+                process.kill()
+                process.wait()
 
     def executor(self):
         self.executors.append(wire.Executor(self.socket))
@@ -158,10 +174,7 @@ def idle_ebbd(public_dir):
     """Not started yet: the test configures it first."""
     ebbd = Ebbd(public_dir)
     yield ebbd
-    for executor in ebbd.executors:
-        executor.close()
-    if ebbd.process:
-        ebbd.stop()
+    ebbd.close()
     for words in ("AddressSanitizer", "LeakSanitizer", "runtime error:"):
         assert words not in ebbd.log
 

@@ -17,6 +17,14 @@
 static const struct ksm_conf conf = { .steer = true, .cpu_percent = 20, .interval_msec = 1000 };
 static struct ksm_steer steer;
 
+static int host(void **state)
+{
+	if (cm_dir(state))
+		return -1;
+	put_host(*state);
+	return 0;
+}
+
 static bool has_record(const char *dir)
 {
 	char path[300];
@@ -40,9 +48,15 @@ static void step(uint64_t mergeable_mib, uint64_t at_sec)
 	ksm_steer_step(&steer, &conf, mergeable_mib * MIB, (100 + at_sec) * SEC);
 }
 
+/* And it finds 64 MiB that are mergeable. */
+static void start_merging(const char *dir)
+{
+	start(dir, false);
+	step(64, 1);
+}
+
 static void test_steer_and_put_back(void **state)
 {
-	put_host(*state);
 	start(*state, false);
 	step(0, 0);
 	assert_ksm(*state, 0, 123);
@@ -79,7 +93,6 @@ static void test_put_back_running(void **state)
 {
 	struct ksm_conf zero = conf;
 
-	put_host(*state);
 	put_ksm(*state, 1, 100);
 	start(*state, false);
 	zero.zero_pages = true;
@@ -103,7 +116,6 @@ static void test_off_writes_nothing(void **state)
 	struct ksm_conf off = conf;
 
 	off.steer = false;
-	put_host(*state);
 	put_ksm(*state, 1, 123);
 	start(*state, false);
 	ksm_steer_step(&steer, &off, 64 * MIB, SEC);
@@ -116,7 +128,6 @@ static void test_off_writes_nothing(void **state)
 
 static void test_dry_run(void **state)
 {
-	put_host(*state);
 	start(*state, true);
 	step(64, 1);
 	assert_int_equal(steer.written.run, 1);
@@ -131,9 +142,7 @@ static void test_dry_run(void **state)
 /* Somebody writes while we steer: nothing is written any more, not at the end either. */
 static void test_changed_by_other(void **state)
 {
-	put_host(*state);
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	put_number(*state, "pages_to_scan", 777);
 	step(64, 2);
 	assert_int_equal(steer.owner, KSM_OWNER_OTHER);
@@ -145,8 +154,7 @@ static void test_changed_by_other(void **state)
 
 	/* Between the last step and the end. */
 	put_ksm(*state, 0, 123);
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	put_number(*state, "run", 0);
 	ksm_steer_deinit(&steer);
 	assert_ksm(*state, 0, 500);
@@ -154,8 +162,7 @@ static void test_changed_by_other(void **state)
 
 static void expect_kept_off(const char *dir, enum ksm_owner owner)
 {
-	start(dir, false);
-	step(64, 1);
+	start_merging(dir);
 	step(64, 2);
 	assert_int_equal(steer.owner, owner);
 	assert_int_equal(number(dir, "pages_to_scan"), 123);
@@ -165,7 +172,6 @@ static void test_owned_at_start(void **state)
 {
 	char path[300];
 
-	put_host(*state);
 	put_process(*state, 99, "ksmtuned", ROOT_SH, 1);
 	expect_kept_off(*state, KSM_OWNER_KSMTUNED);
 	/* It has ended: a reload looks again. */
@@ -193,8 +199,7 @@ static void test_owned_at_start(void **state)
 		put_process(*state, 99, "ksmtuned", ROOT_SH, 1);
 		snprintf(path, sizeof(path), "%s/proc/99", (char *)*state);
 		assert_int_equal(chown(path, 65534, 65534), 0);
-		start(*state, false);
-		step(64, 1);
+		start_merging(*state);
 		assert_int_equal(steer.owner, KSM_OWNER_EBBD);
 		ksm_steer_deinit(&steer);
 	}
@@ -203,9 +208,7 @@ static void test_owned_at_start(void **state)
 /* ksmtuned comes while we steer. */
 static void test_ksmtuned_comes(void **state)
 {
-	put_host(*state);
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	put_process(*state, 99, "ksmtuned", ROOT_SH, 1);
 	step(64, 2);
 	assert_int_equal(steer.owner, KSM_OWNER_KSMTUNED);
@@ -236,11 +239,9 @@ static void test_no_record_no_write(void **state)
 {
 	char path[300];
 
-	put_host(*state);
 	snprintf(path, sizeof(path), "%s/run/state.ksm.new", (char *)*state);
 	assert_int_equal(mkdir(path, 0700), 0);
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	assert_int_equal(steer.owner, KSM_OWNER_FAILED);
 	ksm_steer_deinit(&steer);
 	assert_ksm(*state, 0, 123);
@@ -256,9 +257,7 @@ static void die(void)
 
 static void test_after_kill(void **state)
 {
-	put_host(*state);
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	step(64, 2);
 	die();
 	assert_ksm(*state, 1, 1000);
@@ -268,8 +267,7 @@ static void test_after_kill(void **state)
 	ksm_steer_deinit(&steer);
 
 	/* In the middle of a write: what is there is of before and after. */
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	step(64, 2);
 	die();
 	put_number(*state, "pages_to_scan", 500);
@@ -278,8 +276,7 @@ static void test_after_kill(void **state)
 	ksm_steer_deinit(&steer);
 
 	/* Somebody else came in between. */
-	start(*state, false);
-	step(64, 1);
+	start_merging(*state);
 	die();
 	put_number(*state, "pages_to_scan", 888);
 	start(*state, false);
@@ -294,7 +291,7 @@ static void test_after_kill(void **state)
 	ksm_steer_deinit(&steer);
 }
 
-#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, cm_dir, cm_dir_gone)
+#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, host, cm_dir_gone)
 
 int main(void)
 {

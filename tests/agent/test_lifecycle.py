@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 import wire
-from conftest import cgroup_mounts, wait_for
+from conftest import DIES_WITH_US, cgroup_mounts, wait_for
 from wire import MIB
 
 
@@ -200,11 +200,12 @@ def activated(ebbd, paths, **keys):
         os.environ["LISTEN_PID"] = str(os.getpid())
         for i, fd in enumerate(fds):
             os.dup2(fd, 3 + i)
-    shell = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", ebbd.program, "--config", ebbd.conf]
+    shell = [*DIES_WITH_US, "/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", ebbd.program, "--config", ebbd.conf]
     with open(ebbd.log_path, "ab") as log:
         ebbd.process = subprocess.Popen(shell, stderr=log, preexec_fn=as_systemd,
                                         pass_fds=[3 + i for i in range(len(fds))],
                                         env={**os.environ, "LISTEN_FDS": str(len(fds))})
+    ebbd.started.append(ebbd.process)
     for fd in fds:
         os.close(fd)
 
