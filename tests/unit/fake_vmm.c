@@ -176,6 +176,15 @@ static const struct ebb_vmm_ops fake_ops = {
 	.log = on_log,
 };
 
+static void init(struct fake_vmm *vmm, const struct ebb_executor_config *config)
+{
+	memset(vmm, 0, sizeof(*vmm));
+	pthread_mutex_init(&vmm->lock, NULL);
+	pthread_cond_init(&vmm->changed, NULL);
+	witness_reset();
+	assert_int_equal(ebb_executor_new(&vmm->executor, config, &fake_ops, vmm), 0);
+}
+
 void fake_vmm_init(struct fake_vmm *vmm, uint32_t mode, uint32_t front, const char *agent_path)
 {
 	struct ebb_executor_config config = {
@@ -185,11 +194,28 @@ void fake_vmm_init(struct fake_vmm *vmm, uint32_t mode, uint32_t front, const ch
 		.mode = mode,
 	};
 
-	memset(vmm, 0, sizeof(*vmm));
-	pthread_mutex_init(&vmm->lock, NULL);
-	pthread_cond_init(&vmm->changed, NULL);
-	witness_reset();
-	assert_int_equal(ebb_executor_new(&vmm->executor, &config, &fake_ops, vmm), 0);
+	init(vmm, &config);
+}
+
+void fake_vmm_begin(struct fake_vmm *vmm, struct guest_ram *ram, const struct fake_scene *scene)
+{
+	struct ebb_executor_config config = {
+		.name = "test",
+		.front = EBB_FRONT_EBB,
+		.mode = scene->mode,
+		.tables_way = scene->tables_way,
+	};
+
+	guest_ram_init(ram, scene->ram_bytes, scene->host_offset, scene->huge);
+	init(vmm, &config);
+	fake_vmm_add_ram(vmm, ram, scene->start_gpa);
+	ebb_executor_set_driver(vmm->executor, scene->driver);
+}
+
+void fake_vmm_end(struct fake_vmm *vmm, struct guest_ram *ram)
+{
+	fake_vmm_deinit(vmm);
+	guest_ram_deinit(ram);
 }
 
 void fake_vmm_deinit(struct fake_vmm *vmm)
@@ -281,17 +307,57 @@ void offer_run(struct fake_vmm *vmm, struct offer *offer)
 	assert_int_equal(offer->done, 1);
 }
 
+void offer_run_one(struct fake_vmm *vmm, struct offer *offer, struct guest_ram *ram,
+		   uint64_t ram_gpa, uint64_t command_id, uint64_t gpa, uint64_t bytes)
+{
+	offer_init(offer, ram, ram_gpa);
+	offer_add(offer, gpa, bytes);
+	offer->batch.command_id = command_id;
+	offer_run(vmm, offer);
+}
+
 void offer_expect(struct fake_vmm *vmm, struct guest_ram *ram, uint64_t ram_gpa, uint64_t gpa,
 		  uint64_t bytes, uint16_t verdict, uint16_t reason, uint64_t done_bytes)
 {
 	static struct offer offer;
 
-	offer_init(&offer, ram, ram_gpa);
-	offer_add(&offer, gpa, bytes);
-	offer_run(vmm, &offer);
+	offer_run_one(vmm, &offer, ram, ram_gpa, 0, gpa, bytes);
 	assert_int_equal(offer.ranges[0].verdict, verdict);
 	assert_int_equal(offer.ranges[0].reason, reason);
 	assert_int_equal(offer.ranges[0].done_bytes, done_bytes);
+}
+
+uint64_t fake_vmm_collections(struct fake_vmm *vmm)
+{
+	struct ebb_status status;
+
+	ebb_executor_status(vmm->executor, &status);
+	return status.counters.collections;
+}
+
+struct ebb_counters fake_vmm_wait_collected(struct fake_vmm *vmm, uint64_t before)
+{
+	struct ebb_status status;
+
+	fake_vmm_wait_status(vmm, &status, status.counters.collections > before);
+	return status.counters;
+}
+
+uint64_t fake_vmm_ask(struct fake_vmm *vmm)
+{
+	unsigned int nr = vmm->nr_collect;
+
+	assert_int_equal(ebb_executor_collect(vmm->executor), 0);
+	fake_vmm_wait(vmm, vmm->nr_collect > nr);
+	return vmm->collect_id;
+}
+
+struct ebb_counters fake_vmm_answer(struct fake_vmm *vmm, uint64_t id, uint32_t status)
+{
+	uint64_t before = fake_vmm_collections(vmm);
+
+	ebb_executor_release_done(vmm->executor, id, status, 1, 0);
+	return fake_vmm_wait_collected(vmm, before);
 }
 
 uint64_t fake_vmm_release_id(struct fake_vmm *vmm)

@@ -57,6 +57,20 @@ struct fake_vmm {
 void fake_vmm_init(struct fake_vmm *vmm, uint32_t mode, uint32_t front, const char *agent_path);
 void fake_vmm_deinit(struct fake_vmm *vmm);
 
+/* A guest of one region of RAM, which all tests of its page tables have. */
+struct fake_scene {
+	size_t ram_bytes;
+	size_t host_offset; /* of the RAM in a block of the host */
+	bool huge;
+	uint64_t start_gpa;
+	uint32_t mode;
+	uint32_t tables_way; /* enum ebb_tables_way; 0: what this kernel does */
+	bool driver;
+};
+
+void fake_vmm_begin(struct fake_vmm *vmm, struct guest_ram *ram, const struct fake_scene *scene);
+void fake_vmm_end(struct fake_vmm *vmm, struct guest_ram *ram);
+
 /* Private anonymous RAM at start_gpa. */
 void fake_vmm_add_ram(struct fake_vmm *vmm, struct guest_ram *ram, uint64_t start_gpa);
 /* A part of ram as a region. */
@@ -92,9 +106,21 @@ void offer_add(struct offer *offer, uint64_t gpa, uint64_t bytes);
 int offer_submit(struct fake_vmm *vmm, struct offer *offer, enum virtio_ebb_fault *fault);
 /* Submit, which must succeed, and wait for the answer. */
 void offer_run(struct fake_vmm *vmm, struct offer *offer);
+/* The same for one range, gpa to gpa + bytes, as the answer to a command; 0: to none. */
+void offer_run_one(struct fake_vmm *vmm, struct offer *offer, struct guest_ram *ram,
+		   uint64_t ram_gpa, uint64_t command_id, uint64_t gpa, uint64_t bytes);
 /* One range, run, and its verdict checked. */
 void offer_expect(struct fake_vmm *vmm, struct guest_ram *ram, uint64_t ram_gpa, uint64_t gpa,
 		  uint64_t bytes, uint16_t verdict, uint16_t reason, uint64_t done_bytes);
+
+/* How many collections are over. */
+uint64_t fake_vmm_collections(struct fake_vmm *vmm);
+/* Wait until there are more. It may be more than one: a pass in the background comes and goes. */
+struct ebb_counters fake_vmm_wait_collected(struct fake_vmm *vmm, uint64_t before);
+/* Begin a collection, and wait until the guest is asked: the id of the question. */
+uint64_t fake_vmm_ask(struct fake_vmm *vmm);
+/* The guest has answered all of it. */
+struct ebb_counters fake_vmm_answer(struct fake_vmm *vmm, uint64_t id, uint32_t status);
 
 /* Of the last release that the VMM was told of; 0: none. */
 uint64_t fake_vmm_release_id(struct fake_vmm *vmm);

@@ -30,12 +30,16 @@ static enum ebb_tables_way way;
 
 static void begin_at(uint32_t mode, size_t offset)
 {
-	guest_ram_init(&ram, RAM_BYTES, offset, false);
-	fake_vmm_init(&vmm, mode, EBB_FRONT_EBB, NULL);
-	fake_vmm_add_ram(&vmm, &ram, FIRST_GPA);
-	if (way != EBB_TABLES_PROBE)
-		vmm.executor->tables.way = way;
-	ebb_executor_set_driver(vmm.executor, true);
+	struct fake_scene scene = {
+		.ram_bytes = RAM_BYTES,
+		.host_offset = offset,
+		.start_gpa = FIRST_GPA,
+		.mode = mode,
+		.tables_way = way,
+		.driver = true,
+	};
+
+	fake_vmm_begin(&vmm, &ram, &scene);
 }
 
 static void begin(uint32_t mode)
@@ -45,8 +49,7 @@ static void begin(uint32_t mode)
 
 static void end(void)
 {
-	fake_vmm_deinit(&vmm);
-	guest_ram_deinit(&ram);
+	fake_vmm_end(&vmm, &ram);
 }
 
 static bool can(void)
@@ -68,10 +71,7 @@ static void need_kernel(void)
 
 static void run(uint64_t command_id, uint64_t offset, uint64_t bytes)
 {
-	offer_init(&offer, &ram, FIRST_GPA);
-	offer_add(&offer, FIRST_GPA + offset, bytes);
-	offer.batch.command_id = command_id;
-	offer_run(&vmm, &offer);
+	offer_run_one(&vmm, &offer, &ram, FIRST_GPA, command_id, FIRST_GPA + offset, bytes);
 }
 
 static uint8_t state_of(uint64_t offset)
@@ -102,25 +102,18 @@ static void mark_and_purge(uint64_t offset, uint64_t bytes)
 	}
 }
 
-/* Start a collection; wait until the guest is asked. */
 static uint64_t ask(void)
 {
-	unsigned int nr = vmm.nr_collect;
-
-	assert_int_equal(ebb_executor_collect(vmm.executor), 0);
-	fake_vmm_wait(&vmm, vmm.nr_collect == nr + 1);
-	return vmm.collect_id;
+	return fake_vmm_ask(&vmm);
 }
 
 /* The same, if there is anything to ask for; else 0. */
 static uint64_t ask_or_end(void)
 {
 	struct ebb_status status;
-	uint64_t before;
+	uint64_t before = fake_vmm_collections(&vmm);
 	unsigned int nr = vmm.nr_collect;
 
-	ebb_executor_status(vmm.executor, &status);
-	before = status.counters.collections;
 	assert_int_equal(ebb_executor_collect(vmm.executor), 0);
 	fake_vmm_wait_status(&vmm, &status,
 			     vmm.nr_collect > nr || status.counters.collections > before);
@@ -129,14 +122,7 @@ static uint64_t ask_or_end(void)
 
 static void over(uint64_t id)
 {
-	struct ebb_status status;
-	uint64_t before;
-
-	ebb_executor_status(vmm.executor, &status);
-	before = status.counters.collections;
-	ebb_executor_release_done(vmm.executor, id, VIRTIO_EBB_DONE_PARTIAL, 1, 0);
-	/* A pass in the background may have come and gone after it. */
-	fake_vmm_wait_status(&vmm, &status, status.counters.collections > before);
+	fake_vmm_answer(&vmm, id, VIRTIO_EBB_DONE_PARTIAL);
 }
 
 static void what_was_purged_is_collected(void **state)

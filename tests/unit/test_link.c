@@ -181,10 +181,7 @@ static void end(void)
 
 static void run(uint64_t command_id, uint64_t gpa, uint64_t bytes)
 {
-	offer_init(&offer, &ram, 0);
-	offer_add(&offer, gpa, bytes);
-	offer.batch.command_id = command_id;
-	offer_run(&vmm, &offer);
+	offer_run_one(&vmm, &offer, &ram, 0, command_id, gpa, bytes);
 }
 
 static void policy_is_obeyed(void **state)

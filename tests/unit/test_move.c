@@ -35,27 +35,26 @@ static struct offer offer;
 
 static void begin(bool huge)
 {
-	guest_ram_init(&ram, RAM_BYTES, 0, huge);
-	fake_vmm_init(&vmm, EBB_MODE_EAGER, EBB_FRONT_EBB, NULL);
-	fake_vmm_add_ram(&vmm, &ram, FIRST_GPA);
-	vmm.executor->tables.way = EBB_TABLES_MOVE;
-	ebb_executor_set_driver(vmm.executor, true);
-	witness_reset();
+	struct fake_scene scene = {
+		.ram_bytes = RAM_BYTES,
+		.huge = huge,
+		.start_gpa = FIRST_GPA,
+		.mode = EBB_MODE_EAGER,
+		.tables_way = EBB_TABLES_MOVE,
+		.driver = true,
+	};
+
+	fake_vmm_begin(&vmm, &ram, &scene);
 }
 
 static void end(void)
 {
-	assert_int_equal(witness_breaches(), 0);
-	fake_vmm_deinit(&vmm);
-	guest_ram_deinit(&ram);
+	fake_vmm_end(&vmm, &ram);
 }
 
 static void run(uint64_t command_id, uint64_t offset, uint64_t bytes)
 {
-	offer_init(&offer, &ram, FIRST_GPA);
-	offer_add(&offer, FIRST_GPA + offset, bytes);
-	offer.batch.command_id = command_id;
-	offer_run(&vmm, &offer);
+	offer_run_one(&vmm, &offer, &ram, FIRST_GPA, command_id, FIRST_GPA + offset, bytes);
 }
 
 /* Discarded in parts, each block has a table without an entry. */
@@ -68,31 +67,15 @@ static void make_empty_tables(uint64_t offset, uint64_t bytes)
 		run(0, at, MIB);
 }
 
-static uint64_t ask(void)
-{
-	unsigned int nr = vmm.nr_collect;
-
-	assert_int_equal(ebb_executor_collect(vmm.executor), 0);
-	fake_vmm_wait(&vmm, vmm.nr_collect == nr + 1);
-	return vmm.collect_id;
-}
-
 static struct ebb_counters over(uint64_t id)
 {
-	struct ebb_status status;
-	uint64_t before;
-
-	ebb_executor_status(vmm.executor, &status);
-	before = status.counters.collections;
-	ebb_executor_release_done(vmm.executor, id, VIRTIO_EBB_DONE_OK, 1, 0);
-	fake_vmm_wait_status(&vmm, &status, status.counters.collections == before + 1);
-	return status.counters;
+	return fake_vmm_answer(&vmm, id, VIRTIO_EBB_DONE_OK);
 }
 
 /* The guest's answer to a question for [offset, offset + bytes), all of which has empty tables. */
 static struct ebb_counters collect(uint64_t offset, uint64_t bytes)
 {
-	uint64_t id = ask();
+	uint64_t id = fake_vmm_ask(&vmm);
 
 	assert_int_equal(vmm.nr_candidates, 1);
 	assert_int_equal(vmm.candidates[0].gpa, FIRST_GPA + offset);
@@ -248,7 +231,7 @@ static void no_room(void **state)
 	make_empty_tables(0, 16 * MIB);
 	guest_ram_fill(&ram, 16 * MIB, 4 * MIB, 5);
 	before = guest_ram_areas(&ram);
-	id = ask();
+	id = fake_vmm_ask(&vmm);
 	getrlimit(RLIMIT_AS, &was);
 	file = fopen("/proc/self/statm", "re");
 	assert_int_equal(fscanf(file, "%lu", &pages), 1);
@@ -281,7 +264,7 @@ static void locked_memory_stays_locked(void **state)
 
 	begin(false);
 	make_empty_tables(0, 8 * MIB);
-	id = ask();
+	id = fake_vmm_ask(&vmm);
 	if (mlock2(ram.host, 4 * MIB, MLOCK_ONFAULT) < 0) {
 		over(id);
 		end();
@@ -309,7 +292,7 @@ static void not_while_the_host_is_short(void **state)
 
 	begin(false);
 	make_empty_tables(0, 8 * MIB);
-	id = ask();
+	id = fake_vmm_ask(&vmm);
 	pthread_mutex_lock(&vmm.executor->lock);
 	vmm.executor->policy.stage = EBB_STAGE_SHORT;
 	pthread_mutex_unlock(&vmm.executor->lock);
@@ -354,7 +337,7 @@ static void a_guest_that_lies(void **state)
 	before = guest_ram_areas(&ram);
 	for (i = 0; i < 200; i++) {
 		make_empty_tables(2 * MIB, 4 * MIB);
-		id = ask();
+		id = fake_vmm_ask(&vmm);
 		stop_lying = false;
 		assert_int_equal(pthread_create(&thread, NULL, liar, NULL), 0);
 		run(id, 2 * MIB, 4 * MIB);

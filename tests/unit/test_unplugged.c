@@ -20,19 +20,19 @@ static enum ebb_tables_way way;
 
 static void begin(void)
 {
-	guest_ram_init(&ram, RAM_BYTES, 0, false);
-	fake_vmm_init(&vmm, EBB_MODE_LAZY, EBB_FRONT_EBB, NULL);
-	fake_vmm_add_ram(&vmm, &ram, FIRST_GPA);
-	if (way != EBB_TABLES_PROBE)
-		vmm.executor->tables.way = way;
-	witness_reset();
+	struct fake_scene scene = {
+		.ram_bytes = RAM_BYTES,
+		.start_gpa = FIRST_GPA,
+		.mode = EBB_MODE_LAZY,
+		.tables_way = way,
+	};
+
+	fake_vmm_begin(&vmm, &ram, &scene);
 }
 
 static void end(void)
 {
-	assert_int_equal(witness_breaches(), 0);
-	fake_vmm_deinit(&vmm);
-	guest_ram_deinit(&ram);
+	fake_vmm_end(&vmm, &ram);
 }
 
 /* The device takes it back: as QEMU does, page by page here, so that tables are left. */
@@ -54,14 +54,10 @@ static void plug(uint64_t offset, uint64_t bytes)
 
 static struct ebb_counters collect(void)
 {
-	struct ebb_status status;
-	uint64_t before;
+	uint64_t before = fake_vmm_collections(&vmm);
 
-	ebb_executor_status(vmm.executor, &status);
-	before = status.counters.collections;
 	assert_int_equal(ebb_executor_collect(vmm.executor), 0);
-	fake_vmm_wait_status(&vmm, &status, status.counters.collections == before + 1);
-	return status.counters;
+	return fake_vmm_wait_collected(&vmm, before);
 }
 
 /* Nobody is asked, and there need be nobody to ask. */
