@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Collection of page tables with a driver that is the test: what it may offer, and what it loses."""
+import threading
+
 import pytest
 
 from harness import ebb
 from harness.ebb import BLOCK, MIB, EbbDevice
 from harness.hold import held
 from harness.wait import wait_for
+from test_background_snapshot import snapshot
 
 BASE = 64 * MIB
 COUNT = 8
@@ -159,3 +162,33 @@ def test_a_buffer_that_is_too_small(vm, kernel_like):
     assert stats(guest)["violations"] == 1
     dev.status = 0
     over(guest, 1)
+
+
+def test_a_background_snapshot_meanwhile(vm, kernel_like, tmp_path):
+    """The guest was asked before and offers while it is copied: nothing is discarded (rule 6), and what
+    is written there then stays. Afterwards all is as before."""
+    guest, dev = start(vm, kernel_like)
+    guest.qtest.memset(BASE + COUNT * BLOCK, 4 * BLOCK, 0x5a)
+    make_empty_tables(guest, dev)
+    number, _ = ask(guest, dev)
+    before = stats(guest)["discarded-bytes"]
+    with snapshot(guest, tmp_path) as slowly:
+        verdict, = dev.free([(BASE, COUNT * BLOCK)], number)
+        assert verdict == ebb.Verdict(ebb.NOT_MARKED, ebb.REASON_INHIBITED, 0)
+        # A write to what is protected waits for the copy.
+        threading.Timer(1, slowly.go).start()
+        guest.qtest.memset(BASE, 2 * BLOCK, 0x77)
+    dev.done(number)
+    after = over(guest, 1)
+    assert after["tables-freed"] == 0 and after["discarded-bytes"] == before
+    assert guest.qtest.holds(BASE, 2 * BLOCK, 0x77)
+    assert guest.qtest.holds(BASE + COUNT * BLOCK, 4 * BLOCK, 0x5a)
+    guest.qmp.set(PATH, "mode", "eager")
+    dev.free([(BASE, COUNT * BLOCK)])
+    make_empty_tables(guest, dev)
+    number, _ = ask(guest, dev)
+    verdict, = dev.free([(BASE, COUNT * BLOCK)], number)
+    assert verdict.verdict == ebb.DISCARDED
+    dev.done(number)
+    assert over(guest, 2)["tables-freed"] == COUNT
+    assert guest.qtest.holds(BASE + COUNT * BLOCK, 4 * BLOCK, 0x5a)

@@ -23,19 +23,20 @@ def tables_kib(guest):
     return sample(guest.pid).page_tables_kib
 
 
-def boot(vm, kernel_like="", mode="lazy", agent="", **options):
+def boot(vm, kernel_like="", mode="lazy", agent="", memory_mib=GUEST_MIB, **options):
     device = f"virtio-ebb-pci,id=ebb,mode={mode},agent={agent}{kernel_like}"
-    guest = vm.boot(memory_mib=GUEST_MIB, modules=["virtio_ebb"], devices=[device], **options)
+    guest = vm.boot(memory_mib=memory_mib, modules=["virtio_ebb"], devices=[device], **options)
     if not stats(guest)["can-collect"]:
         pytest.skip("this host's kernel cannot free empty page tables")
     return guest
 
 
 def purge(guest, start=None):
-    pageout(guest.pid, guest.host_address(0) if start is None else start, GUEST_MIB * MIB)
+    pageout(guest.pid, guest.host_address(0) if start is None else start,
+            guest.memory_mib * MIB)
 
 
-def purge_what_was_freed(guest, work, percent):
+def purge_what_was_freed(guest, work, percent, load_mib=LOAD_MIB):
     """So much of it becomes free, is marked, and then taken by the host's kernel."""
     before = guest.sample()
     work.ask(f"free {percent}")
@@ -43,14 +44,14 @@ def purge_what_was_freed(guest, work, percent):
     def marked():
         # Only whole blocks are offered.
         guest.check("echo 1 >/proc/sys/vm/compact_memory")
-        return guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * percent // 100 // 2
+        return guest.sample().lazyfree_kib >= load_mib * 1024 * percent // 100 // 2
     wait_for(marked, lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300, 1)
     start = guest.host_address(0)
 
     def taken():
         # The kernel passes over pages now and then.
         purge(guest, start)
-        return guest.sample().rss_kib < before.rss_kib - LOAD_MIB * 1024 * percent // 200
+        return guest.sample().rss_kib < before.rss_kib - load_mib * 1024 * percent // 200
     wait_for(taken, lambda: f"the purge: {guest.sample()}, was {before}", 300)
 
 

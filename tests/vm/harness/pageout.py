@@ -4,14 +4,15 @@ import ctypes
 import os
 
 SYS_PROCESS_MADVISE = 440
-MADV_PAGEOUT = 21
+PAGEOUT, COLLAPSE = 21, 25
 
 
 class _Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_size_t), ("bytes", ctypes.c_size_t)]
 
 
-def pageout(pid, start, size):
+def advise(pid, start, size, advice):
+    """process_madvise() in pieces of 32 MiB."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     fd = os.pidfd_open(pid)
@@ -21,12 +22,17 @@ def pageout(pid, start, size):
             piece = min(end - start, 32 << 20)
             iovec = _Iovec(start, piece)
             done = libc.syscall(SYS_PROCESS_MADVISE, fd, ctypes.byref(iovec), ctypes.c_size_t(1),
-                                MADV_PAGEOUT, 0)
+                                advice, 0)
             if done != piece:
-                raise OSError(ctypes.get_errno(), f"PAGEOUT of {piece} bytes at {start:#x}: {done}")
+                raise OSError(ctypes.get_errno(),
+                              f"advice {advice} on {piece} bytes at {start:#x}: {done}")
             start += piece
     finally:
         os.close(fd)
+
+
+def pageout(pid, start, size):
+    advise(pid, start, size, PAGEOUT)
 
 
 def pageout_ram(guest, gpa, size):
