@@ -326,8 +326,8 @@ def reached(points, wanted, key):
     return None
 
 
-def compare(every, hinted):
-    """hinted beside all, at one rate."""
+def compare(every, hinted, off=None):
+    """hinted beside all, at one rate; off: the same guests unmerged, for what a kill takes."""
     most = max(p["saved_file_bytes"] for p in every["points"])
     found = {"pages_to_scan": every["pages_to_scan"], "all_saves_bytes": most,
              "hinted_saves_bytes": max(p["saved_file_bytes"] for p in hinted["points"])}
@@ -341,6 +341,8 @@ def compare(every, hinted):
         found[f"{name}_huge_kept"] = after / before if before else None
         found[f"{name}_slowdown"] = (run_["guest_merging"]["ns_per_touch"] /
                                      run_["guest_before"]["ns_per_touch"])
+        found[f"{name}_kill_ratio"] = (run_["kill"]["free_seconds"] / off["kill"]["free_seconds"]
+                                       if off else None)
     return found
 
 

@@ -26,8 +26,9 @@ def test_merging_curve(build, log_dir, record_property, rate):
         image = merging.make_image(lab, 40)
         hinted, every = runs = [merging.run(lab, image, mode, rate, **SIZES)
                                 for mode in ("hinted", "all")]
-    found = merging.compare(every, hinted)
-    (log_dir / "merging.json").write_text(json.dumps([found, *runs]) + "\n")
+        off = merging.run(lab, image, "off", rate, **{**SIZES, "limit_sec": 5})
+    found = merging.compare(every, hinted, off)
+    (log_dir / "merging.json").write_text(json.dumps([found, *runs, off]) + "\n")
     (log_dir / "merging.svg").write_text(svg.picture(panels(runs)))
     for way in ("all", "hinted"):
         record_property("figure", f"{way}: {found[way + '_saves_bytes'] / MIB:.1f} MiB of files, "
@@ -40,5 +41,7 @@ def test_merging_curve(build, log_dir, record_property, rate):
         record_property("figure", f"{run['mode']}: kill to free {run['kill']['free_seconds']:.3f} s, "
                         f"longest call {run['merge_longest_call_ms']:.1f} ms, taking back "
                         f"{back['seconds']:.1f} s, longest call {back['longest_call_ms']:.1f} ms")
-    assert every["bad"] == hinted["bad"] == 0
+    record_property("figure", f"off: kill to free {off['kill']['free_seconds']:.3f} s; hinted "
+                    f"{found['hinted_kill_ratio']:.2f} times that, all {found['all_kill_ratio']:.2f}")
+    assert every["bad"] == hinted["bad"] == off["bad"] == 0
     assert found["hinted_saves_bytes"] > 0.5 * found["all_saves_bytes"] > 0
