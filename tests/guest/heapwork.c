@@ -5,7 +5,8 @@
  * Each thread has pieces of its own: 16 bytes to 1 MiB by malloc(), calloc(), realloc() and
  * aligned_alloc(). A piece is filled with what follows from its number, and looked at when it is
  * resized or freed; what calloc() gives must be zeros. Now and then a thread forks: the child must
- * find all of that thread's pieces as they were, and may do with them what it likes.
+ * find all of that thread's pieces as they were, and may do with them what it likes. With -i it
+ * then frees seven pieces of eight, says "idle", and goes on after a line of input.
  *
  * Owns:    its pieces.
  * Thread:  as many as are asked for (-t).
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "random.h"
@@ -174,23 +176,63 @@ static void *work(void *arg)
 	return NULL;
 }
 
+static double now_sec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Returns the seconds that it took. */
+static double run(struct worker *workers, unsigned long threads)
+{
+	double start_sec = now_sec();
+
+	for (unsigned long i = 0; i < threads; i++)
+		if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))
+			exit(2);
+	for (unsigned long i = 0; i < threads; i++)
+		pthread_join(workers[i].thread, NULL);
+	return now_sec() - start_sec;
+}
+
+static void be_idle(struct worker *workers, unsigned long threads)
+{
+	for (unsigned long i = 0; i < threads; i++) {
+		for (size_t j = 0; j < PIECES; j++) {
+			if (j % 8 == 0)
+				continue;
+			free(workers[i].pieces[j].at);
+			workers[i].pieces[j].at = NULL;
+		}
+	}
+	puts("idle");
+	fflush(stdout);
+	getchar();
+}
+
 int main(int argc, char **argv)
 {
 	unsigned long threads = 2;
 	uint64_t nr_bad = 0, forks = 0;
 	struct worker *workers;
+	double took_sec;
+	bool idle = false;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "n:t:f:")) != -1) {
+	while ((opt = getopt(argc, argv, "n:t:f:i")) != -1) {
 		if (opt == 'n') {
 			rounds = strtoul(optarg, NULL, 0);
 		} else if (opt == 't') {
 			threads = strtoul(optarg, NULL, 0);
 		} else if (opt == 'f') {
 			fork_every = strtoul(optarg, NULL, 0);
+		} else if (opt == 'i') {
+			idle = true;
 		} else {
-			fprintf(stderr,
-				"usage: heapwork [-n ROUNDS] [-t THREADS] [-f ROUNDS_TO_A_FORK]\n");
+			fprintf(stderr, "usage: heapwork [-n ROUNDS] [-t THREADS] "
+					"[-f ROUNDS_TO_A_FORK] [-i]\n");
 			return 2;
 		}
 	}
@@ -200,11 +242,14 @@ int main(int argc, char **argv)
 	for (unsigned long i = 0; i < threads; i++) {
 		workers[i].random_state = i;
 		workers[i].last_seed = i << 40;
-		if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))
-			return 2;
+	}
+	took_sec = run(workers, threads);
+	if (idle) {
+		printf("seconds %.3f\n", took_sec);
+		be_idle(workers, threads);
+		printf("seconds %.3f\n", run(workers, threads));
 	}
 	for (unsigned long i = 0; i < threads; i++) {
-		pthread_join(workers[i].thread, NULL);
 		nr_bad += workers[i].bad;
 		forks += workers[i].forks;
 	}

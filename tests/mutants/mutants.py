@@ -183,7 +183,8 @@ MUTANTS = [
         ("guest-driver/report.c", "return may && !is_short;", "return may;")],
      ["vm test_driver.py::test_a_guest_that_is_short_is_left_alone"]),
     ("9", "the OOM killer does not wait for what is in flight", [
-        ("guest-driver/report.c", "WRITE_ONCE(ebb->isolated_bytes, ebb_sum_bytes(sgl, nents));", "")],
+        ("guest-driver/report.c", "WRITE_ONCE(ebb->isolated_bytes, ebb_sum_bytes(sgl, nents));",
+         "WRITE_ONCE(ebb->isolated_bytes, 0 * ebb_sum_bytes(sgl, nents));")],
      ["vm test_driver.py::test_the_oom_killer_waits_for_an_offer_in_flight[waits]"]),
     ("10", "a poisoned guest's memory is discarded", [
         ("vmm/core/policy.c", "if (policy->poison)", "if (0)")],

@@ -58,8 +58,11 @@ def host_facts():
 class Lab:
     """Everything that the bench starts; leaving it ends and removes all of it."""
 
-    def __init__(self, build, programs=("agent", "memwork")):
+    def __init__(self, build, programs=("agent", "memwork"), dynamic=()):
+        """programs: static ones of tests/guest. dynamic: paths below the build directory, or others,
+        of programs and libraries that come along with what they need."""
         self.programs = programs
+        self.dynamic = dynamic
         self.build = pathlib.Path(build).resolve()
         self.stack = contextlib.ExitStack()
 
@@ -70,7 +73,8 @@ class Lab:
         programs = [self.need(f"tests/guest/{name}") for name in self.programs]
         driver = self.need("guest-driver/virtio_ebb.ko")
         self.initrd = self.work / "initramfs.cpio"
-        self.modules = initramfs.build(self.kernel, self.initrd, programs, [driver])
+        self.modules = initramfs.build(self.kernel, self.initrd, programs, [driver],
+                                       [self.need(name) for name in self.dynamic])
         return self
 
     def __exit__(self, *error):
