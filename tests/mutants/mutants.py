@@ -44,13 +44,22 @@ MUTANTS = [
         (MEMOPS, "static uint16_t advise(struct work *work,", LATE_CALL),
         (MEMOPS, "if (madvise((void *)", "if (late_madvise((void *)")],
      ["vm test_device_rules.py::test_eager_discards_before_the_answer"]),
+    # What makes content permanent, at a reset and at a stop, comes after what is in flight and waits.
     ("1", "nobody waits for what is in flight", [
-        (EXECUTOR, "while (ebb_flights_busy(executor, 0, UINT64_MAX))", "while (executor->stop)")],
+        (EXECUTOR, "while (ebb_flights_busy(executor, 0, UINT64_MAX))", "while (executor->stop)"),
+        (EXECUTOR, "while (content->harden_done < ticket)",
+         "while (content->harden_done < ticket && executor->stop)")],
      ["vm test_in_flight.py::test_reset_waits", "vm test_in_flight.py::test_system_reset_waits",
       "vm test_in_flight.py::test_stop_waits", "unit executor"]),
     ("1", "a stop does not drain", [
         (EXECUTOR, "\texecutor->pause_depth++;\n\tdrain(executor);\n\tebb_unplugged",
          "\texecutor->pause_depth++;\n\tebb_unplugged")],
+     ["unit executor"]),
+    ("1", "a stop waits for nothing", [
+        (EXECUTOR, "\texecutor->pause_depth++;\n\tdrain(executor);\n\tebb_unplugged",
+         "\texecutor->pause_depth++;\n\tebb_unplugged"),
+        (EXECUTOR, "while (content->harden_done < ticket)",
+         "while (content->harden_done < ticket && executor->stop)")],
      ["vm test_in_flight.py::test_stop_waits"]),
     ("1, 4", "the driver does not wait for the answer", [
         ("guest-driver/report.c",
@@ -132,10 +141,10 @@ MUTANTS = [
      ["vm test_memory_devices.py::test_dimm_plugged_and_unplugged_under_load[virtio_ebb]",
       "vm test_in_flight.py::test_removal_of_the_memory_waits"]),
     ("1", "QEMU does not wait for the executor at a stop", [
-        (DEVICE, "ebb_executor_pause(dev->executor);", ""),
-        (DEVICE, "ebb_executor_resume(dev->executor);", "")],
-     ["vm test_in_flight.py::test_stop_waits",
-      "vm test_migration.py::test_offers_in_flight_are_answered_before_the_state_is_saved"]),
+        (DEVICE, "ebb_executor_pause(dev->executor);\n        harden(dev, \"stopped\");", ""),
+        (DEVICE, "ebb_executor_unharden(dev->executor);\n"
+         "        ebb_executor_resume(dev->executor);", "")],
+     ["vm test_in_flight.py::test_stop_waits"]),
     ("1", "QEMU does not wait for the executor at a reset", [
         (DEVICE, "    drain_dropping(dev);\n    ebb_executor_reset(dev->executor);", "")],
      ["vm test_in_flight.py::test_reset_waits"]),
