@@ -133,8 +133,11 @@ int store_init(size_t bytes, bool is_plain)
 		free_lists[order] = NONE;
 	for (uint32_t block = nr_blocks; block; block -= 1u << MAX_ORDER)
 		list_add(block - (1u << MAX_ORDER), MAX_ORDER);
-	if (is_volatile)
+	if (is_volatile) {
+		/* Also what no value will touch: a host with huge pages takes only whole blocks. */
+		ebb_volatile(memory, bytes);
 		fcntl(store_event_fd(), F_SETFL, O_RDWR | O_NONBLOCK);
+	}
 	return 0;
 }
 

@@ -185,6 +185,9 @@ MUTANTS = [
         ("guest-driver/offer.c", "if (*first != chunk_first || *last >= chunk_last ||",
          "if (*first >= chunk_first || *last >= chunk_last ||")],
      ["vm test_volatile.py::test_small_ranges_are_packed"]),
+    ("5", "what a cache does not touch is not volatile", [
+        ("guest-driver/users/store.c", "\t\tebb_volatile(memory, bytes);\n", "")],
+     ["vm test_users.py::test_cache_in_whole_blocks"]),
     ("9", "parts of huge pages are never purged under pressure", [
         ("guest-driver/purge.c", "#define PART_MIN_PAGES 32", "#define PART_MIN_PAGES 1024")],
      ["vm test_volatile.py::test_own_pressure_takes_parts_of_huge_pages"]),

@@ -115,6 +115,21 @@ def test_cache_in_a_full_group(vm, cache_image):
     assert (wrong, failed) == (0, 0) and more_hits > hits
 
 
+def test_cache_in_whole_blocks(vm, cache_image):
+    """A host with huge pages takes only whole blocks, and gets them: values are of any size, and what
+    none of them touches is volatile, too."""
+    guest = vm.boot(memory_mib=320, devices=LAZY)
+    vm.insmod(guest, "virtio_ebb", "age_msec=1")
+    cache = Cache(guest, "-m 64")
+    gets, hits, wrong, failed = cache.load("-n 800 -k 600")
+    assert (wrong, failed) == (0, 0) and hits
+
+    def marked():
+        stats = guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
+        return stats["content-block-bytes"] >= cache.stats()["bytes"]
+    wait_for(marked, lambda: f"the marks: {cache.stats()}, {counters(guest)}")
+
+
 GARBAGE = [
     b"get " + b"k" * 251 + b"\r\n", b"get " + b"k " * 40000 + b"\r\n", b"\0" * 70000, b"a" * 70000,
     b"get\r\nset\r\nset a b c d\r\nset a 0 0 -1\r\n", b"set a 0 0 4294967296\r\n",
