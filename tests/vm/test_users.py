@@ -207,3 +207,13 @@ def test_programs_on_jemalloc(vm, heap_image):
         wait_for(lambda: purger.rounds > 2, "the host to purge")
     print(output, heap, counters(guest))
     assert heap["purged"] > 100 and counters(guest)["strange"] == 0
+
+
+def test_thousands_of_ranges(vm, heap_image):
+    """The kernel's trees of an object's ranges, deep and worn, are freed with it; the guest lives on."""
+    guest = vm.boot(memory_mib=1024, devices=LAZY, append="slub_debug=FZPU")
+    vm.insmod(guest, "virtio_ebb")
+    for _ in range(2):
+        status, output = guest.run(f"{JEMALLOC} heapwork -n 3000 -t 32 -f 100000")
+        assert status == 0 and "bad 0" in output, output
+        guest.check("usleep 300000")  # what had readers is freed when there can be none any more
