@@ -96,7 +96,9 @@ def ram_areas(guest):
 
 def unplug(guest):
     guest.qmp.command("device_del", id="ebb")
-    guest.qmp.wait_event("DEVICE_DELETED", 120)
+    # One without a name, of the virtio device, comes before that of the whole.
+    while guest.qmp.wait_event("DEVICE_DELETED", 120)["data"].get("device") != "ebb":
+        pass
     wait_for(lambda: "virtio" not in guest.check("ls /sys/bus/virtio/drivers/virtio_ebb"),
              "the guest's driver to have no device")
 
