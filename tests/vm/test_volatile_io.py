@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from harness.volatile import MIB, Purger, counters
+from harness.volatile import MIB, Purger, counters, unload
 from harness.wait import wait_for
 
 PATH = "/machine/peripheral/ebb"
@@ -36,7 +36,7 @@ def test_whoever_touches(vm, programs, disk, device, huge):
     vm.insmod(guest, "virtio_ebb", f"age_msec=1 huge={huge}")
     status, output = guest.run("DISK=/dev/vda volio all")
     assert status == 0, output
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 class HeldDisk:
