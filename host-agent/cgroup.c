@@ -211,19 +211,25 @@ static bool tighter(const struct cgroup_level *a, const struct cgroup_level *b)
 	       (double)b->available_bytes / (double)b->limit_bytes;
 }
 
+/* What of path is below what the mount point shows; NULL: it cannot be seen from here. */
+static char *below_root(const struct cgroup_mount *mount, char *path)
+{
+	size_t root_bytes = strlen(mount->root);
+	char *below = path + root_bytes;
+
+	if (strncmp(path, mount->root, root_bytes) != 0 || strstr(path, "/.."))
+		return NULL;
+	return *below == '/' || *below == '\0' ? below : NULL;
+}
+
 static void walk_up(const struct cgroup_mount *mount, bool v2, char *path,
 		    uint64_t host_total_bytes, struct cgroup_level *level)
 {
 	struct cgroup_level here;
-	size_t root_bytes = strlen(mount->root);
-	char *below, *slash;
+	char *below = below_root(mount, path), *slash;
 	int dirfd;
 
-	/* A cgroup outside of what the mount point shows cannot be seen from here. */
-	if (strncmp(path, mount->root, root_bytes) != 0 || strstr(path, "/.."))
-		return;
-	below = path + root_bytes;
-	if (*below != '/' && *below != '\0')
+	if (!below)
 		return;
 	for (;;) {
 		dirfd = openat(mount->dirfd, *below && below[1] ? below + 1 : ".",
@@ -266,8 +272,7 @@ int cgroup_read_level(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_
 int cgroup_read_kvm_tables(const struct cgroup_mounts *mounts, int pid_dirfd, uint64_t *bytes)
 {
 	char text[CGROUP_TEXT_BYTES], path[PATH_MAX], name[PATH_MAX + 16];
-	size_t root_bytes = strlen(mounts->v2.root);
-	char *slash;
+	char *below;
 	int r;
 
 	if (mounts->v2.dirfd < 0)
@@ -275,16 +280,15 @@ int cgroup_read_kvm_tables(const struct cgroup_mounts *mounts, int pid_dirfd, ui
 	r = proc_read_text(pid_dirfd, "cgroup", text, sizeof(text));
 	if (r < 0)
 		return r;
-	if (!cgroup_path(text, NULL, path, sizeof(path)) || strstr(path, "/..") ||
-	    strncmp(path, mounts->v2.root, root_bytes) != 0 || path[root_bytes] != '/')
+	if (!cgroup_path(text, NULL, path, sizeof(path)))
 		return -ENODATA;
+	below = below_root(&mounts->v2, path);
 	/* At the top it would be the whole host's. */
-	while (path[root_bytes] == '/' && path[root_bytes + 1]) {
-		snprintf(name, sizeof(name), "%s/memory.stat", path + root_bytes + 1);
+	while (below && *below && below[1]) {
+		snprintf(name, sizeof(name), "%s/memory.stat", below + 1);
 		if (proc_read_text(mounts->v2.dirfd, name, text, sizeof(text)) == 0)
 			return proc_field(text, "sec_pagetables", bytes) ? 0 : -ENODATA;
-		slash = strrchr(path + root_bytes, '/');
-		*slash = '\0';
+		*strrchr(below, '/') = '\0';
 	}
 	return -ENODATA;
 }

@@ -21,7 +21,7 @@
 /* Refused RAM is, too; every PC has some hundred KiB of read-only RAM for its firmware. */
 #define REFUSED_BYTES (2u << 20)
 
-static struct json_object *at(struct json_object *object, const char *path)
+struct json_object *format_at(struct json_object *object, const char *path)
 {
 	char key[64];
 	const char *dot;
@@ -37,24 +37,19 @@ static struct json_object *at(struct json_object *object, const char *path)
 	return object;
 }
 
-struct json_object *format_at(struct json_object *object, const char *path)
-{
-	return at(object, path);
-}
-
 static bool flag(struct json_object *object, const char *path)
 {
-	return json_object_get_boolean(at(object, path));
+	return json_object_get_boolean(format_at(object, path));
 }
 
 static uint64_t number(struct json_object *object, const char *path)
 {
-	return json_object_get_uint64(at(object, path));
+	return json_object_get_uint64(format_at(object, path));
 }
 
 static const char *word(struct json_object *object, const char *path)
 {
-	struct json_object *value = at(object, path);
+	struct json_object *value = format_at(object, path);
 
 	return value ? json_object_get_string(value) : "-";
 }
@@ -79,7 +74,7 @@ static const char *size_text(uint64_t bytes, char text[SIZE_TEXT_BYTES])
 
 static const char *size_at(struct json_object *object, const char *path, char text[SIZE_TEXT_BYTES])
 {
-	struct json_object *value = at(object, path);
+	struct json_object *value = format_at(object, path);
 
 	return value ? size_text(json_object_get_uint64(value), text) : "-";
 }
@@ -94,7 +89,7 @@ static void add_note(char text[NOTES_TEXT_BYTES], const char *note)
 /* What is unusual about a guest, in words. */
 static void notes_of(struct json_object *guest, char text[NOTES_TEXT_BYTES])
 {
-	bool known = at(guest, "sample_age_msec");
+	bool known = format_at(guest, "sample_age_msec");
 	char silent[48], old[48];
 
 	text[0] = '\0';
@@ -133,7 +128,7 @@ void format_host(FILE *file, struct json_object *list)
 	fprintf(file, "host: %s, %s of %s available", word(list, "host.stage"),
 		size_at(list, "host.available_bytes", available),
 		size_at(list, "host.total_bytes", total));
-	if (at(list, "host.sec_page_table_bytes"))
+	if (format_at(list, "host.sec_page_table_bytes"))
 		fprintf(file, "; page tables of KVM %s",
 			size_at(list, "host.sec_page_table_bytes", total));
 	fprintf(file, "; %llu guests%s\n", (unsigned long long)number(list, "nr_guests"),
@@ -168,7 +163,7 @@ static int name_width(struct json_object *guests)
 
 void format_table(FILE *file, struct json_object *list)
 {
-	struct json_object *guests = at(list, "guests"), *guest;
+	struct json_object *guests = format_at(list, "guests"), *guest;
 	uint64_t sums[NR_COLUMNS] = { 0 };
 	char text[SIZE_TEXT_BYTES], notes[NOTES_TEXT_BYTES];
 	size_t i, c, nr = json_object_array_length(guests);
@@ -221,14 +216,14 @@ static void tables_row(FILE *file, struct json_object *guest)
 	for (c = 0; c < NR_TABLE_COLUMNS; c++)
 		fprintf(file, " %9s", word(guest, table_columns[c].path));
 	fprintf(file, " %9s%s\n", size_at(guest, "tables.skipped_bytes", text),
-		at(guest, "tables") && !flag(guest, "tables.supported")
+		format_at(guest, "tables") && !flag(guest, "tables.supported")
 			? "  this host's kernel cannot free them"
 			: "");
 }
 
 void format_tables_table(FILE *file, struct json_object *list)
 {
-	struct json_object *guests = at(list, "guests");
+	struct json_object *guests = format_at(list, "guests");
 	size_t i, c, nr = json_object_array_length(guests);
 	int width = name_width(guests);
 
@@ -252,7 +247,7 @@ static void line_size(FILE *file, const char *title, struct json_object *object,
 
 static void format_device(FILE *file, struct json_object *guest)
 {
-	struct json_object *reasons = at(guest, "device.not_marked_bytes");
+	struct json_object *reasons = format_at(guest, "device.not_marked_bytes");
 	char text[SIZE_TEXT_BYTES];
 
 	fprintf(file, "device\n");
@@ -280,7 +275,7 @@ static void format_device(FILE *file, struct json_object *guest)
 
 static void format_inside(FILE *file, struct json_object *guest)
 {
-	if (!at(guest, "guest"))
+	if (!format_at(guest, "guest"))
 		return;
 	fprintf(file, "inside\n");
 	line_size(file, "total", guest, "guest.total_bytes", "that the guest's kernel manages");
@@ -314,7 +309,7 @@ static void format_content(FILE *file, struct json_object *guest)
 /* RAM whose page tables are left alone, by reason. */
 static void format_skipped(FILE *file, struct json_object *guest)
 {
-	struct json_object *reasons = at(guest, "tables.skipped_by_bytes");
+	struct json_object *reasons = format_at(guest, "tables.skipped_by_bytes");
 	char text[SIZE_TEXT_BYTES];
 
 	if (number(guest, "tables.skipped_bytes") < REFUSED_BYTES || !reasons)
@@ -436,34 +431,34 @@ void format_guest(FILE *file, struct json_object *guest)
 	line_size(file, "held", guest, "held_bytes", "resident without reclaimable");
 	line_size(file, "huge", guest, "huge_bytes", "of resident, in huge pages");
 	line_size(file, "page tables", guest, "page_table_bytes", "on top of resident");
-	if (at(guest, "kvm_page_table_bytes"))
+	if (format_at(guest, "kvm_page_table_bytes"))
 		line_size(file, "KVM's tables", guest, "kvm_page_table_bytes",
 			  "of its cgroup, on top of that");
-	if (at(guest, "ksm_merged_pages"))
+	if (format_at(guest, "ksm_merged_pages"))
 		fprintf(file, "  %-12s %9llu  pages shared by KSM\n", "merged",
 			(unsigned long long)number(guest, "ksm_merged_pages"));
-	if (at(guest, "limit"))
+	if (format_at(guest, "limit"))
 		fprintf(file, "limit: %s of %s available in cgroup %s: %s\n",
 			size_at(guest, "limit.available_bytes", available),
 			size_at(guest, "limit.limit_bytes", limit), word(guest, "limit.cgroup"),
 			word(guest, "limit.stage"));
-	if (at(guest, "device"))
+	if (format_at(guest, "device"))
 		format_device(file, guest);
 	format_content(file, guest);
 	format_tables(file, guest);
 	format_merge(file, guest);
 	format_inside(file, guest);
-	if (at(guest, "last_release")) {
+	if (format_at(guest, "last_release")) {
 		fprintf(file, "last release: ");
-		format_last_release(file, at(guest, "last_release"));
+		format_last_release(file, format_at(guest, "last_release"));
 	}
-	if (at(guest, "last_purge")) {
+	if (format_at(guest, "last_purge")) {
 		fprintf(file, "last purge: ");
-		format_last_purge(file, at(guest, "last_purge"));
+		format_last_purge(file, format_at(guest, "last_purge"));
 	}
-	if (at(guest, "last_collect")) {
+	if (format_at(guest, "last_collect")) {
 		fprintf(file, "last collection: ");
-		format_last_collect(file, at(guest, "last_collect"));
+		format_last_collect(file, format_at(guest, "last_collect"));
 	}
 }
 
@@ -473,7 +468,7 @@ static void format_ksm(FILE *file, struct json_object *ksm)
 		word(ksm, "ksmd_cpu_percent"), word(ksm, "pages_sharing"));
 	if (strcmp(word(ksm, "steer"), "steer") != 0)
 		fprintf(file, "; not steered by ebbd\n");
-	else if (at(ksm, "why"))
+	else if (format_at(ksm, "why"))
 		fprintf(file, "; steered by ebbd: %s\n", word(ksm, "why"));
 	else
 		fprintf(file, "; to be steered by ebbd, owner: %s\n", word(ksm, "owner"));
@@ -481,14 +476,14 @@ static void format_ksm(FILE *file, struct json_object *ksm)
 
 void format_status(FILE *file, struct json_object *status)
 {
-	struct json_object *limits = at(status, "limits"), *limit;
+	struct json_object *limits = format_at(status, "limits"), *limit;
 	char available[SIZE_TEXT_BYTES], total[SIZE_TEXT_BYTES];
 	size_t i;
 
 	fprintf(file, "ebbd %s\n", word(status, "version"));
 	format_host(file, status);
-	if (at(status, "ksm"))
-		format_ksm(file, at(status, "ksm"));
+	if (format_at(status, "ksm"))
+		format_ksm(file, format_at(status, "ksm"));
 	for (i = 0; limits && i < json_object_array_length(limits); i++) {
 		limit = json_object_array_get_idx(limits, i);
 		fprintf(file, "cgroup %s: %s, %s of %s available\n", word(limit, "cgroup"),
@@ -500,19 +495,19 @@ void format_status(FILE *file, struct json_object *status)
 void format_release(FILE *file, struct json_object *reply)
 {
 	fprintf(file, "%s: ", word(reply, "name"));
-	format_last_release(file, at(reply, "release"));
+	format_last_release(file, format_at(reply, "release"));
 }
 
 void format_purge(FILE *file, struct json_object *reply)
 {
 	fprintf(file, "%s: ", word(reply, "name"));
-	format_last_purge(file, at(reply, "purge"));
+	format_last_purge(file, format_at(reply, "purge"));
 }
 
 void format_collect(FILE *file, struct json_object *reply)
 {
 	fprintf(file, "%s: ", word(reply, "name"));
-	format_last_collect(file, at(reply, "collect"));
+	format_last_collect(file, format_at(reply, "collect"));
 }
 
 void format_json(FILE *file, struct json_object *object, bool one_line)

@@ -8,13 +8,12 @@ import pathlib
 import pytest
 
 from harness import ksm
-from harness.guest import parse_totals
 from harness.pageout import COLLAPSE, advise, pageout
 from harness.volatile import Again
 from harness.wait import wait_for
 from test_memory_devices import DIMM, regions
-from test_tables import (BLOCK_KIB, MIB, boot, collect, finish, purge,
-                         purge_what_was_freed, stats)
+from test_tables import (BLOCK_KIB, MIB, boot, collect, end, finish, purge_what_was_freed,
+                         rounds_and_collections, stats)
 
 SMALL_MIB = 256
 ALIKE_MIB, LOAD_MIB, BUSY_MIB = 12, 80, 48
@@ -22,26 +21,6 @@ DIMM_MIB = 256  # as DIMM says
 DIMM_GPA = 4 << 30
 BLOCK = BLOCK_KIB * 1024
 KHUGEPAGED = pathlib.Path("/sys/kernel/mm/transparent_hugepage/khugepaged")
-
-
-def rounds_and_collections(guest, work, least=3):
-    """One that fills, verifies and frees without a pause, purges, and collections, until some of them
-    have freed tables. When a round's memory is free for long enough to be purged is chance."""
-    start = guest.host_address(0)
-    freed = rounds = 0
-    while rounds < least or freed == 0 and rounds < 200:
-        work.read_line(600)
-        purge(guest, start)
-        freed += collect(guest)["tables-freed"]
-        rounds += 1
-    return freed
-
-
-def end(work):
-    work.write("quit\n")
-    status = work.wait()
-    checked, bad = parse_totals(work.output)
-    assert bad == 0 and status == 0 and checked, work.output
 
 
 @pytest.mark.skipif(not ksm.usable(), reason="KSM's settings cannot be written here")
@@ -109,7 +88,7 @@ def test_huge_pages_meanwhile(vm, kernel_like):
     busy = guest.memwork(BUSY_MIB, rounds=0)
     with khugepaged_at_work(), Again(lambda: collapse_every_other_block(guest.pid, start), 0.1,
                                      rest=1) as again:
-        freed = rounds_and_collections(guest, busy)
+        freed = rounds_and_collections(guest, busy, 3)
         wait_for(lambda: again.rounds, "a collapse")
     assert freed and guest.sample().anon_huge_kib > 0
     end(busy)
@@ -128,7 +107,7 @@ def test_dirty_logging_meanwhile(vm, kernel_like):
     guest.qmp.command("migrate-set-parameters", max_bandwidth=4 * MIB, downtime_limit=1)
     guest.qmp.command("migrate", uri="exec:cat >/dev/null")
     wait_for(lambda: status() == "active", "the migration to begin")
-    freed = rounds_and_collections(guest, busy)
+    freed = rounds_and_collections(guest, busy, 3)
     assert freed and status() == "active"
     guest.qmp.command("migrate_cancel")
     wait_for(lambda: status() == "cancelled", lambda: f"the migration's end: {status()}")

@@ -97,13 +97,26 @@ static bool file_has_name(int fd)
     return fstat(fd, &st) != 0 || st.st_nlink > 0;
 }
 
-/* Rule 6. Returns why nothing may be done, or NULL and *@backing. */
+/* Why the page tables of a file, or of huge pages, are left alone. */
+static uint32_t skipped(RAMBlock *block)
+{
+    if (qemu_ram_pagesize(block) != 4096) {
+        return EBB_SKIPPED_HUGETLB;
+    }
+    return qemu_ram_is_shared(block) ? EBB_SKIPPED_SHARED : EBB_SKIPPED_FILE;
+}
+
+/*
+ * Rule 6. Returns why nothing may be done, or NULL; sets the backing and, if
+ * that is not private anonymous, why its page tables are left alone.
+ */
 static const char *judge(MemoryRegionSection *section, enum ram_kind kind,
-                         RAMBlock *block, enum ebb_backing *backing)
+                         RAMBlock *block, struct ebb_region_desc *desc)
 {
     int fd = qemu_ram_get_fd(block);
 
-    *backing = EBB_BACKING_REFUSED;
+    desc->backing = EBB_BACKING_REFUSED;
+    desc->skipped = EBB_SKIPPED_OTHER;
     if (kind == KIND_PMEM || section->nonvolatile || ramblock_is_pmem(block)) {
         return "persistent memory, or a memory device of another kind";
     }
@@ -114,9 +127,11 @@ static const char *judge(MemoryRegionSection *section, enum ram_kind kind,
         return "the guest's memory is encrypted";
     }
     if (ebb_memory_is_locked()) {
+        desc->skipped = EBB_SKIPPED_LOCKED;
         return "memory is locked (-overcommit mem-lock=on)";
     }
     if (fd >= 0 && file_has_name(fd)) {
+        desc->skipped = skipped(block);
         return qemu_ram_is_shared(block)
                    ? "a named file, which others may have mapped"
                    : "a private mapping of a named file, which may be a "
@@ -125,29 +140,12 @@ static const char *judge(MemoryRegionSection *section, enum ram_kind kind,
     }
     if (fd >= 0 || qemu_ram_is_shared(block) ||
         qemu_ram_pagesize(block) != 4096) {
-        *backing = EBB_BACKING_HELPER;
+        desc->backing = EBB_BACKING_HELPER;
+        desc->skipped = skipped(block);
         return NULL;
     }
-    *backing = EBB_BACKING_PRIVATE_ANON;
+    desc->backing = EBB_BACKING_PRIVATE_ANON;
     return NULL;
-}
-
-/* Why the page tables of what is not private anonymous are left alone. */
-static uint32_t skipped(MemoryRegionSection *section, enum ram_kind kind,
-                        RAMBlock *block)
-{
-    if (kind == KIND_PMEM || section->nonvolatile || section->readonly ||
-        memory_region_is_rom(section->mr) || ramblock_is_pmem(block) ||
-        current_machine->cgs || memory_region_is_protected(section->mr)) {
-        return EBB_SKIPPED_OTHER;
-    }
-    if (ebb_memory_is_locked()) {
-        return EBB_SKIPPED_LOCKED;
-    }
-    if (qemu_ram_pagesize(block) != 4096) {
-        return EBB_SKIPPED_HUGETLB;
-    }
-    return qemu_ram_is_shared(block) ? EBB_SKIPPED_SHARED : EBB_SKIPPED_FILE;
 }
 
 static const char *backing_text(enum ebb_backing backing)
@@ -283,10 +281,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
         .opaque = region,
         .vmm_merges = merge_switch(section->mr),
     };
-    region->desc.why = judge(section, kind, block, &region->desc.backing);
-    if (region->desc.backing != EBB_BACKING_PRIVATE_ANON) {
-        region->desc.skipped = skipped(section, kind, block);
-    }
+    region->desc.why = judge(section, kind, block, &region->desc);
     memory_region_ref(region->mr);
     region->error = ebb_executor_region_add(ram->executor, &region->desc);
     QTAILQ_INSERT_TAIL(&ram->regions, region, next);
