@@ -2,6 +2,8 @@
 """libebb in guests."""
 import pytest
 
+from harness.volatile import unload
+
 
 @pytest.mark.parametrize("where", ["plain", "device"])
 def test_library(vm, image_with, where):
@@ -11,4 +13,4 @@ def test_library(vm, image_with, where):
     status, output = guest.run(f"libcheck {where}")
     assert status == 0, output
     if where == "device":
-        guest.check("rmmod virtio_ebb")
+        unload(guest)

@@ -7,7 +7,7 @@ import pytest
 from harness import agent as ag
 from harness.hold import held
 from harness.pageout import pageout_ram
-from harness.volatile import MIB, PAGE, Purger, counters
+from harness.volatile import MIB, PAGE, Purger, counters, unload
 from harness.wait import wait_for
 
 EXECUTOR = "ebb-executor"
@@ -20,7 +20,7 @@ def test_semantics(vm, programs, device):
     guest = vm.boot(memory_mib=256, devices=devices, modules=["virtio_ebb"])
     status, output = guest.run("volcheck all")
     assert status == 0, output
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 def totals(output):
@@ -45,7 +45,7 @@ def test_answers_under_purging(vm, programs, kind, huge):
     assert status == 0 and bad == 0, output
     assert takebacks >= 100000 and whole > 5000 and purged > 5000
     assert seen["whole"] > 1000 and seen["purged"] > 1000 and seen["strange"] == 0
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 @pytest.mark.parametrize("where", ["group", "guest"])
@@ -63,7 +63,7 @@ def test_own_pressure(vm, programs, where):
         output = guest.check("volcheck pressure 120 130")
     print(output, counters(guest))
     assert counters(guest)["own_purged"] > 1000
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 def test_own_pressure_takes_parts_of_huge_pages(vm, programs):
@@ -75,7 +75,7 @@ def test_own_pressure_takes_parts_of_huge_pages(vm, programs):
     print(output, counters(guest))
     assert "oom_kill 0" in guest.check("cat /cg/full/memory.events")
     assert counters(guest)["own_purged"] > 1000
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 def test_small_ranges_are_packed(serve):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from harness.volatile import MIB, Purger, counters
+from harness.volatile import MIB, Purger, counters, unload
 from harness.wait import wait_for
 
 PATH = "/machine/peripheral/ebb"
@@ -36,8 +36,7 @@ def test_whoever_touches(vm, programs, disk, device, huge):
     vm.insmod(guest, "virtio_ebb", f"age_msec=1 huge={huge}")
     status, output = guest.run("DISK=/dev/vda volio all")
     assert status == 0, output
-    # The last file of io_uring is put by a thread of the kernel, after the program has ended.
-    wait_for(lambda: guest.run("rmmod virtio_ebb")[0] == 0, "the module to be in no use")
+    unload(guest)
 
 
 class HeldDisk:
@@ -217,4 +216,4 @@ def test_random_calls(vm, programs, request, host):
         found = dict((k, int(v)) for k, v in re.findall(r"(\w+) (\d+)", line))
         assert all(found[k] for k in ("calls", "refused", "whole", "purged", "SIGBUS")), output
     assert counters(guest)["strange"] == 0
-    guest.check("rmmod virtio_ebb")
+    unload(guest)

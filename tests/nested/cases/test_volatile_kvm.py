@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from harness.volatile import Again, Purger, counters
+from harness.volatile import Again, Purger, counters, unload
 from harness.wait import wait_for
 from test_guest_memory import FRONTS, MIB, stats
 from test_migration import add_snapshot_disk, run_job, wait_running, wait_status
@@ -90,7 +90,7 @@ def test_a_million_take_backs(vm, programs, group, record_property):
     # Not the model's word alone: by cookie, of pages that the host had.
     assert min(seen["whole"], seen["purged"]) > TAKE_BACKS // 50 and seen["strange"] == 0, seen
     assert stats(guest)["violations"] == 0
-    guest.check("rmmod virtio_ebb")
+    unload(guest)
 
 
 def test_pre_copy_while_the_host_purges(vm, programs, group, tmp_path, record_property):

@@ -26,9 +26,10 @@ DEVICES = {"ebb": "virtio-ebb-pci", "balloon": "virtio-ebb-balloon-pci"}
 
 # Volatile objects, one kind after the other, each with a model of its own; not while /dev/ebb goes.
 VOLATILE_MIB = 12
-# Left for it: the object, its model, what the driver keeps of its pages, and the one before it that
-# has yet to go.
-VOLATILE_ROOM_MIB = 40
+# Left free, by the device. ebb: the object, its model, what the driver keeps of its pages, and the
+# one before it that has yet to go. balloon: one batch of page reporting (32 blocks of 4 MiB), which a
+# starved host keeps for seconds, and for which the stock driver makes no OOM killer wait.
+ROOM_MIB = {"ebb": 50, "balloon": 128, "none": 0}
 VOLATILE = """n=0
 while [ ! -e /tmp/enough ]; do
     [ -e /tmp/reload ] || [ ! -e /dev/ebb ] && {{ usleep 50000; continue; }}
@@ -121,9 +122,7 @@ class Subject:
                 order += self.lab.order(MODULES[self.front])
             self.guest.insmod(order)
             available_kib = self.guest.meminfo()["MemAvailable"]
-            mib = available_kib * SHARE_PERCENT // 100 // 1024
-            if self.front == "ebb":
-                mib -= VOLATILE_ROOM_MIB
+            mib = (available_kib // 1024 - ROOM_MIB[self.front]) * SHARE_PERCENT // 100
             seed = random.Random(f"{self.lab.seed}/guest/{self.index}/{number}").getrandbits(63)
             self.moved = time.monotonic()
             self.program = self.guest.spawn(

@@ -18,6 +18,12 @@ def counters(guest):
     return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
 
 
+def unload(guest):
+    """An object goes in the background, with what it has in flight, after the program has ended."""
+    wait_for(lambda: guest.run("rmmod virtio_ebb")[0] == 0,
+             lambda: f"the module to be in no use: {guest.check('lsmod')}")
+
+
 class Again:
     """Does something again and again, in a thread of its own, while the with block lasts. rest: how
     many times as long as it took it does nothing then, where the others need the processor too."""
@@ -98,4 +104,4 @@ class Served:
     def finish(self):
         self.work.write("quit\n")
         assert self.work.wait() == 0, self.work.output
-        self.guest.check("rmmod virtio_ebb")
+        unload(self.guest)
