@@ -18,11 +18,9 @@ QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 4096
 OUT_MIB = 1024  # sparse
 BOOT_LIMIT = 600
-# no_timer_check: for the reason that the guests have it. tsc=unstable: whether the emulated TSC is
-# taken for stable depends on how busy the machine is, and where it is guests with a device given to
-# them stand still for ever.
+# no_timer_check: for the reason that the guests have it.
 COMMAND_LINE = ("console=ttyS0 loglevel=5 panic=-1 quiet random.trust_cpu=on intel_iommu=on "
-                "no_timer_check tsc=unstable rcupdate.rcu_cpu_stall_timeout=300")
+                "no_timer_check rcupdate.rcu_cpu_stall_timeout=300")
 # QEMU 7.2's emulation of SVM clears a bit of the processor's pending interrupts without its lock,
 # and with it now and then the word that the timer fired. The timer's interrupt stays pending, and
 # any other one has it noticed: so one comes from outside all the time, by the second serial port.
