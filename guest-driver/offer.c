@@ -80,6 +80,7 @@ static unsigned long ebb_retry = RETRY_MIN;
 static DEFINE_MUTEX(ebb_host_lock);
 static struct ebb_device *ebb_host; /* written with the worker at rest */
 static bool ebb_take_all;	    /* the host has lost its marks */
+static u64 ebb_anew_epoch;	    /* what was marked by then is old enough */
 
 static void ebb_offer_work(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ebb_work, ebb_offer_work);
@@ -439,6 +440,8 @@ static unsigned long ebb_time_left(u64 epoch)
 {
 	u64 due = epoch + msecs_to_jiffies(READ_ONCE(age_msec)), now = ebb_now();
 
+	if (epoch <= ebb_anew_epoch)
+		return 0;
 	return due > now ? due - now : 0;
 }
 
@@ -581,8 +584,10 @@ static void ebb_offer_work(struct work_struct *work)
 	struct ebb_object *obj;
 	u64 pass;
 
-	if (xchg(&ebb_take_all, false))
+	if (xchg(&ebb_take_all, false)) {
 		ebb_take_all_back();
+		ebb_anew_epoch = ebb_now();
+	}
 	if (may)
 		ebb_drain_all();
 	ebb_left_out = 0;
@@ -634,7 +639,7 @@ void ebb_offers_queue_free(struct work_struct *work)
 	queue_work(ebb_offers_wq, work);
 }
 
-/* The host has lost its marks: what is volatile is armed and offered anew. */
+/* The host has lost its marks, or got shorter: all that is volatile is offered anew, of any age. */
 void ebb_offers_anew(struct ebb_device *ebb)
 {
 	if (READ_ONCE(ebb_host) != ebb)

@@ -175,7 +175,10 @@ CORE = [
         (CONTENT, "\texecutor->content.notices_new = true;\n", "")],
      ["unit content"]),
     ("5", "parts of huge pages are marked with content", [
-        (MEMOPS, "\t\t   !pages.huge) {", "\t\t   true) {")],
+        (MEMOPS, "\t\t   (!pages.huge || may_split)) {", "\t\t   true) {")],
+     ["unit content"]),
+    ("5", "a huge page is never split for content", [
+        (MEMOPS, "\t\t   (!pages.huge || may_split)) {", "\t\t   !pages.huge) {")],
      ["unit content"]),
     ("5", "ranges are rounded outward at the start", [
         (MEMOPS, "uintptr_t first = (host + unit_bytes - 1) & ~(unit_bytes - 1);",

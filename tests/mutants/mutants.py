@@ -188,6 +188,9 @@ MUTANTS = [
     ("5", "what a cache does not touch is not volatile", [
         ("guest-driver/users/store.c", "\t\tebb_volatile(memory, bytes);\n", "")],
      ["vm test_users.py::test_cache_in_whole_blocks"]),
+    ("9", "what is young is kept from a host that gets short", [
+        ("guest-driver/offer.c", "if (epoch <= ebb_anew_epoch)", "if (false)")],
+     ["vm test_volatile.py::test_all_is_offered_when_the_host_gets_short"]),
     ("9", "parts of huge pages are never purged under pressure", [
         ("guest-driver/purge.c", "#define PART_MIN_PAGES 32", "#define PART_MIN_PAGES 1024")],
      ["vm test_volatile.py::test_own_pressure_takes_parts_of_huge_pages"]),

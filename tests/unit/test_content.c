@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "executor.h"
 #include "fake_vmm.h"
 #include "notices.h"
 
@@ -139,6 +140,34 @@ static void no_huge_page_is_split(void **state)
 	expect(offer_content(3 * MIB, 4 * MIB), VIRTIO_EBB_MARKED, VIRTIO_EBB_REASON_FRAGMENT,
 	       2 * MIB);
 	assert_int_equal(guest_ram_smaps_bytes(&ram, "AnonHugePages"), huge_bytes);
+	end();
+}
+
+/* While memory is short, for as much as pays; then the rest of the block goes page by page. */
+static void a_huge_page_is_split_when_short(void **state)
+{
+	uint64_t huge_bytes;
+
+	begin(EBB_MODE_AUTO, 16 * MIB, 0, true);
+	huge_bytes = guest_ram_smaps_bytes(&ram, "AnonHugePages");
+	if (huge_bytes < 16 * MIB) {
+		end();
+		print_message("skipped: the kernel gave no huge pages\n");
+		skip();
+	}
+	pthread_mutex_lock(&vmm.executor->lock);
+	vmm.executor->policy.stage = EBB_STAGE_SHORT;
+	pthread_mutex_unlock(&vmm.executor->lock);
+	expect(offer_content(0, 31 * PAGE), VIRTIO_EBB_NOT_MARKED, VIRTIO_EBB_REASON_FRAGMENT, 0);
+	assert_int_equal(guest_ram_smaps_bytes(&ram, "AnonHugePages"), huge_bytes);
+	expect(offer_content(PAGE, 32 * PAGE), VIRTIO_EBB_MARKED, 0, 32 * PAGE);
+	assert_int_equal(guest_ram_smaps_bytes(&ram, "AnonHugePages"), huge_bytes - 2 * MIB);
+	expect(offer_content(64 * PAGE, PAGE), VIRTIO_EBB_MARKED, 0, PAGE);
+	kernel_takes(0, 16 * MIB);
+	assert_int_equal(gone(0, PAGE), 0);
+	assert_true(gone(PAGE, 32 * PAGE) > 16);
+	assert_int_equal(gone(33 * PAGE, 31 * PAGE), 0);
+	assert_int_equal(gone(65 * PAGE, 16 * MIB - 65 * PAGE), 0);
 	end();
 }
 
@@ -362,6 +391,7 @@ int main(void)
 		cmocka_unit_test(refused_when_off),
 		cmocka_unit_test(small_ranges_where_no_huge_page_is),
 		cmocka_unit_test(no_huge_page_is_split),
+		cmocka_unit_test(a_huge_page_is_split_when_short),
 		cmocka_unit_test(ends_of_a_region),
 		cmocka_unit_test(hardened_content_stays),
 		cmocka_unit_test(holes_are_not_filled),

@@ -194,6 +194,36 @@ def test_damaged_units_are_completed(serve, tmp_path):
     served.finish()
 
 
+def test_all_is_offered_when_the_host_gets_short(serve, tmp_path):
+    """What is volatile then, however young; what is marked later ages as ever."""
+    agent = ag.FakeAgent(tmp_path / "agent")
+    served = serve(1024, options="age_msec=3600000", agent=agent)
+    agent.policy(ag.MODE_KEEP, ag.STAGE_NEARING)
+    served.ask("mark 0 512")
+    served.guest.check("usleep 300000")
+    assert served.query()["offered"] == 0
+    agent.policy(ag.MODE_KEEP, ag.STAGE_SHORT)
+    served.wait_offered(512)
+    served.ask("mark 512 512")
+    served.guest.check("usleep 300000")
+    assert served.query()["offered"] == 512
+    served.purge()
+    assert served.unmark() > 0
+    served.finish()
+
+
+def test_a_part_of_a_block_when_the_host_is_short(serve, tmp_path):
+    """Its huge page is split for it; the other half is in use and stays."""
+    agent = ag.FakeAgent(tmp_path / "agent")
+    served = serve(512, agent=agent)
+    served.ask("mark 0 256")
+    served.wait_offered(256)
+    served.purge()
+    assert served.query(256, 256) == {"volatile": 0, "offered": 0, "purged": 0}
+    assert served.unmark() > 0
+    served.finish()
+
+
 def test_limits(serve):
     served = serve(64, options="max_object_mib=1 max_total_mib=2")
     status, output = served.guest.run("volserve 257 </dev/null")

@@ -9,9 +9,9 @@
  * Owns:    block states while a batch runs, verdicts.
  * Thread:  the executor thread.
  * Locks:   the executor's, for looking a region up and for the counters.
- * Never:   marks part of a huge page (it would split it), works outside of the ranges of
- *          the batch, discards what is offered with content, allocates, keeps anything
- *          for later.
+ * Never:   marks part of a huge page (it would split it) but of content, and then only while
+ *          memory is short; works outside of the ranges of the batch, discards what is
+ *          offered with content, allocates, keeps anything for later.
  */
 #include <errno.h>
 #include <string.h>
@@ -25,6 +25,9 @@
  * block, so that pieces of whole blocks are whole blocks.
  */
 #define MAX_CALL_BYTES (128 * EBB_BLOCK_BYTES)
+
+/* The least part of a huge page that pays for its split: 8 us a page, as swapping one takes. */
+#define SPLIT_MIN_BYTES (128u << 10)
 
 /* A piece of a region that the batch covers without a gap. */
 struct run {
@@ -307,20 +310,24 @@ static void run_blocks(struct work *work, const struct run *run, uint64_t low, u
 	}
 }
 
-/* A part of a block: is there no huge page that a mark would split? */
+/*
+ * A part of a block. The mark splits a huge page there, which takes some 250 us and is the end of
+ * the huge page for what is in use beside it: only when memory is short, and for no less than pays.
+ */
 static void run_fragment(struct work *work, const struct run *run, uint64_t block, uint64_t low,
 			 uint64_t high)
 {
 	struct ebb_region *region = run->region;
 	uint64_t gpa = region->desc.start_gpa + low;
-	struct ebb_block_pages pages;
 	uint16_t reason = VIRTIO_EBB_REASON_FRAGMENT;
+	struct ebb_block_pages pages;
+	bool may_split = work->is_short && high - low >= SPLIT_MIN_BYTES;
 
 	if (block_may_hold_ksm(work, region, block)) {
 		reason = VIRTIO_EBB_REASON_BACKING;
 	} else if (ebb_presence_read(&work->executor->content.presence,
 				     region->block_host + block * EBB_BLOCK_BYTES, &pages) == 0 &&
-		   !pages.huge) {
+		   (!pages.huge || may_split)) {
 		apply(work, region, low, high - low, MADV_FREE);
 		return;
 	}
