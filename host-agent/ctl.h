@@ -44,9 +44,8 @@ void client_close(struct client *client);
 /* The value at "a.b", or NULL. */
 struct json_object *format_at(struct json_object *object, const char *path);
 void format_host(FILE *file, struct json_object *list);
-void format_table(FILE *file, struct json_object *list);
-/* Page tables in place of memory. */
-void format_tables_table(FILE *file, struct json_object *list);
+/* tables: page tables in place of memory. */
+void format_table(FILE *file, struct json_object *list, bool tables);
 void format_guest(FILE *file, struct json_object *guest);
 void format_status(FILE *file, struct json_object *status);
 void format_release(FILE *file, struct json_object *reply);

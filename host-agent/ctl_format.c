@@ -161,7 +161,7 @@ static int name_width(struct json_object *guests)
 	return (int)width;
 }
 
-void format_table(FILE *file, struct json_object *list)
+static void format_memory_table(FILE *file, struct json_object *list)
 {
 	struct json_object *guests = format_at(list, "guests"), *guest;
 	uint64_t sums[NR_COLUMNS] = { 0 };
@@ -221,7 +221,7 @@ static void tables_row(FILE *file, struct json_object *guest)
 			: "");
 }
 
-void format_tables_table(FILE *file, struct json_object *list)
+static void format_tables_table(FILE *file, struct json_object *list)
 {
 	struct json_object *guests = format_at(list, "guests");
 	size_t i, c, nr = json_object_array_length(guests);
@@ -235,6 +235,14 @@ void format_tables_table(FILE *file, struct json_object *list)
 		fprintf(file, "%-*s", width, word(json_object_array_get_idx(guests, i), "name"));
 		tables_row(file, json_object_array_get_idx(guests, i));
 	}
+}
+
+void format_table(FILE *file, struct json_object *list, bool tables)
+{
+	if (tables)
+		format_tables_table(file, list);
+	else
+		format_memory_table(file, list);
 }
 
 static void line_size(FILE *file, const char *title, struct json_object *object, const char *path,

@@ -72,10 +72,8 @@ static enum ctl_exit run_list(struct client *client, const struct ctl_options *o
 		return status;
 	if (options->json)
 		format_json(stdout, list, false);
-	else if (options->tables)
-		format_tables_table(stdout, list);
 	else
-		format_table(stdout, list);
+		format_table(stdout, list, options->tables);
 	json_object_put(list);
 	return CTL_OK;
 }

@@ -103,14 +103,6 @@ static void head_line(FILE *file, struct json_object *list)
 	format_host(file, list);
 }
 
-static void put_table(const struct screen *screen, FILE *file, struct json_object *list)
-{
-	if (screen->tables)
-		format_tables_table(file, list);
-	else
-		format_table(file, list);
-}
-
 static void show(const struct screen *screen, const struct ctl_options *options,
 		 struct json_object *list)
 {
@@ -126,13 +118,13 @@ static void show(const struct screen *screen, const struct ctl_options *options,
 			return;
 		head_line(file, list);
 		fputc('\n', file);
-		put_table(screen, file, list);
+		format_table(file, list, screen->tables);
 		fclose(file);
 		screen_draw(text);
 		free(text);
 	} else {
 		head_line(stdout, list);
-		put_table(screen, stdout, list);
+		format_table(stdout, list, screen->tables);
 	}
 	fflush(stdout);
 }

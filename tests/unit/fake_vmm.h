@@ -57,7 +57,7 @@ struct fake_vmm {
 void fake_vmm_init(struct fake_vmm *vmm, uint32_t mode, uint32_t front, const char *agent_path);
 void fake_vmm_deinit(struct fake_vmm *vmm);
 
-/* A guest of one region of RAM, which all tests of its page tables have. */
+/* A guest of one region of RAM, which most tests have. */
 struct fake_scene {
 	size_t ram_bytes;
 	size_t host_offset; /* of the RAM in a block of the host */

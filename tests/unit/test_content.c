@@ -24,16 +24,17 @@ static struct guest_ram ram;
 
 static void begin(uint32_t mode, size_t bytes, size_t offset, bool huge)
 {
-	guest_ram_init(&ram, bytes, offset, huge);
+	struct fake_scene scene = {
+		.ram_bytes = bytes, .host_offset = offset, .huge = huge, .mode = mode
+	};
+
+	fake_vmm_begin(&vmm, &ram, &scene);
 	guest_ram_fill(&ram, 0, bytes, SEED);
-	fake_vmm_init(&vmm, mode, EBB_FRONT_EBB, NULL);
-	fake_vmm_add_ram(&vmm, &ram, 0);
 }
 
 static void end(void)
 {
-	fake_vmm_deinit(&vmm);
-	guest_ram_deinit(&ram);
+	fake_vmm_end(&vmm, &ram);
 }
 
 static struct ebb_range offer_content(uint64_t gpa, uint64_t bytes)
