@@ -44,6 +44,9 @@ MODULE_PARM_DESC(age_msec, "how long a range of /dev/ebb is volatile before it i
 #define RETRY_MIN (HZ / 4)
 #define RETRY_MAX (30 * HZ)
 
+/* A host with huge pages that has refused a part of one is not asked for another one so long. */
+#define REFUSED_REST (5 * HZ)
+
 /* At once: a page each costs as much again ten times over, the call to the other processors. */
 #define UNMAP_PAGES 64
 
@@ -378,10 +381,12 @@ static void ebb_seg_land(struct ebb_seg *seg, bool refused, bool for_good)
 	if (refused) {
 		ebb_counter_add(EBB_C_REFUSED, seg->pages);
 		ebb_take_range(obj, seg->first, seg->first + seg->pages - 1);
-		if (for_good)
+		if (for_good) {
 			seg->chunk->refused_epoch = seg->epoch;
-		else
+			seg->chunk->parts_due = ebb_now() + REFUSED_REST;
+		} else {
 			WRITE_ONCE(obj->has_news, true);
+		}
 	}
 	WRITE_ONCE(seg->chunk->flying, seg->chunk->flying - 1);
 }
@@ -466,6 +471,42 @@ static void ebb_widen(struct ebb_object *obj, pgoff_t *first, pgoff_t *last, u64
 	*epoch = all_epoch;
 }
 
+/* How long until a part of a chunk may be offered; 0: now, or it is all of one. */
+static unsigned long ebb_part_left(struct ebb_object *obj, pgoff_t first, pgoff_t last)
+{
+	struct ebb_chunk *chunk = xa_load(&obj->chunks, first >> EBB_CHUNK_SHIFT);
+	u64 now = ebb_now();
+
+	if (!chunk || (!(first & (EBB_CHUNK_PAGES - 1)) && last - first >= EBB_CHUNK_PAGES - 1))
+		return 0;
+	return chunk->parts_due > now ? chunk->parts_due - now : 0;
+}
+
+/*
+ * The next piece from a page on that is to be offered, and how long until then. One that is old
+ * enough does not wait for others of its chunk: of a cache some are always young.
+ */
+static bool ebb_next_piece(struct ebb_object *obj, pgoff_t from, pgoff_t *first, pgoff_t *last,
+			   u64 *epoch, unsigned long *left)
+{
+	pgoff_t all_first, all_last;
+	u64 all_epoch;
+
+	if (from >= obj->pages || !ebb_spans_common(obj, from, first, last, epoch))
+		return false;
+	all_first = *first;
+	all_last = *last;
+	all_epoch = *epoch;
+	ebb_widen(obj, &all_first, &all_last, &all_epoch);
+	if (!ebb_time_left(all_epoch)) {
+		*first = all_first;
+		*last = all_last;
+		*epoch = all_epoch;
+	}
+	*left = max(ebb_time_left(*epoch), ebb_part_left(obj, *first, *last));
+	return true;
+}
+
 /* Arm a piece from *from on, which moves; false: there is nothing more. */
 static bool ebb_offer_piece(struct ebb_object *obj, pgoff_t *from, unsigned long *delay)
 {
@@ -475,10 +516,8 @@ static bool ebb_offer_piece(struct ebb_object *obj, pgoff_t *from, unsigned long
 	u64 epoch;
 
 	mutex_lock(&obj->lock);
-	found = *from < obj->pages && ebb_spans_common(obj, *from, &first, &last, &epoch);
+	found = ebb_next_piece(obj, *from, &first, &last, &epoch, &left);
 	if (found) {
-		ebb_widen(obj, &first, &last, &epoch);
-		left = ebb_time_left(epoch);
 		if (left) {
 			*delay = min(*delay, left);
 			WRITE_ONCE(obj->has_news, true);
@@ -539,7 +578,7 @@ static void ebb_forget_refusals(struct ebb_object *obj)
 	struct ebb_chunk *chunk;
 	unsigned long i;
 
-	xa_for_each(&obj->chunks, i, chunk) chunk->refused_epoch = 0;
+	xa_for_each(&obj->chunks, i, chunk) chunk->refused_epoch = chunk->parts_due = 0;
 }
 
 static void ebb_take_all_back(void)

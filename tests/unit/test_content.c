@@ -169,6 +169,14 @@ static void a_huge_page_is_split_when_short(void **state)
 	assert_true(gone(PAGE, 32 * PAGE) > 16);
 	assert_int_equal(gone(33 * PAGE, 31 * PAGE), 0);
 	assert_int_equal(gone(65 * PAGE, 16 * MIB - 65 * PAGE), 0);
+	/* A whole block as well: one page that is touched does not keep the others. */
+	expect(offer_content(4 * MIB, 4 * MIB), VIRTIO_EBB_MARKED, 0, 4 * MIB);
+	guest_ram_fill(&ram, 4 * MIB, PAGE, SEED);
+	guest_ram_fill(&ram, 7 * MIB, PAGE, SEED);
+	kernel_takes(0, 16 * MIB);
+	assert_true(gone(4 * MIB, 2 * MIB) > 256);
+	assert_true(gone(6 * MIB, 2 * MIB) > 256);
+	assert_int_equal(gone(4 * MIB, PAGE) + gone(7 * MIB, PAGE), 0);
 	end();
 }
 

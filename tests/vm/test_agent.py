@@ -75,11 +75,11 @@ def test_shown_set_and_released(vm, agent):
     assert "mode is off" in failed.stderr
 
 
-def test_content_is_counted_end_to_end(vm, agent, programs):
+def test_content_is_counted_end_to_end(vm, agent, programs, memory_cgroup):
     """What is volatile, purged and taken back: the guest's own figures are those that ebbctl shows,
-    and the policy sees them: it purges by itself when the host is short."""
+    and the policy sees them: it purges by itself when the guest's group is short."""
     agent.start()
-    guest = boot(vm, agent, "web", mode="lazy")
+    guest = boot(vm, agent, "web", mode="lazy", cgroup=memory_cgroup(640 * MIB))
     guest.check("echo 1 >/sys/module/virtio_ebb/parameters/age_msec")
     work = guest.spawn("exec volserve 4096")
     work.ask("mark")

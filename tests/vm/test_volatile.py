@@ -224,6 +224,23 @@ def test_a_part_of_a_block_when_the_host_is_short(serve, tmp_path):
     served.finish()
 
 
+def test_the_old_does_not_wait_for_the_young(serve, tmp_path):
+    """Of a block that is all volatile, but marked anew here and there all the time, as a cache does,
+    the host gets what has aged."""
+    agent = ag.FakeAgent(tmp_path / "agent")
+    served = serve(512, options="age_msec=2000", agent=agent)
+    served.ask("mark")
+
+    def offered():
+        served.unmark(256, 256)
+        served.ask("mark 256 256")
+        return served.query(0, 256)["offered"] == 256
+    wait_for(offered, lambda: f"the half that is not used: {served.query()}", 60)
+    served.purge()
+    assert served.unmark() > 0
+    served.finish()
+
+
 def test_limits(serve):
     served = serve(64, options="max_object_mib=1 max_total_mib=2")
     status, output = served.guest.run("volserve 257 </dev/null")

@@ -334,7 +334,7 @@ static void run_fragment(struct work *work, const struct run *run, uint64_t bloc
 	credit(work, gpa, high - low, OUTCOME_LEFT, reason);
 }
 
-/* Content: whole blocks and parts of blocks without a huge page; never a discard. */
+/* Content: whole blocks, and parts of blocks as run_fragment() has it; never a discard. */
 static void run_content(struct work *work, const struct run *run)
 {
 	struct ebb_region *region = run->region;
@@ -360,7 +360,13 @@ static void run_content(struct work *work, const struct run *run)
 		} else if (block_may_hold_ksm(work, region, block)) {
 			credit(work, gpa, next - low, OUTCOME_LEFT, VIRTIO_EBB_REASON_BACKING);
 		} else {
-			while (next + EBB_BLOCK_BYTES <= min_u64(end, last) &&
+			/*
+			 * Short: split, so that a page that is touched does not keep all of the
+			 * block; the host takes what it needs soon.
+			 */
+			if (work->is_short)
+				next = low + EBB_BLOCK_BYTES / 2;
+			while (!work->is_short && next + EBB_BLOCK_BYTES <= min_u64(end, last) &&
 			       !block_may_hold_ksm(work, region, (next - first) / EBB_BLOCK_BYTES))
 				next += EBB_BLOCK_BYTES;
 			apply(work, region, low, next - low, MADV_FREE);
