@@ -14,7 +14,6 @@ import time
 import image
 from harness.guest import KERNEL_TROUBLE, accelerator
 
-QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 4096
 OUT_MIB = 1024  # sparse
 BOOT_LIMIT = 600
@@ -42,7 +41,7 @@ def acceleration():
 class Host:
     """words(): what the plugin in it says, until it has ended or said nothing for too long."""
 
-    def __init__(self, kernel, disks, work, logs, cases, environment):
+    def __init__(self, emulator, kernel, disks, work, logs, cases, environment):
         self.work, self.logs = work, logs
         self.console_path = logs / "console.log"
         self.killed_for = None
@@ -58,7 +57,7 @@ class Host:
         initrd = work / "initramfs.cpio"
         image.write_initramfs(kernel, initrd)
         self.socket, theirs = socket.socketpair()
-        line = [QEMU, *acceleration(), "-smp", "1", "-m", str(MEMORY_MIB), "-M", "q35,mem-merge=off",
+        line = [*emulator.command, *acceleration(), "-smp", "1", "-m", str(MEMORY_MIB), "-M", "q35,mem-merge=off",
                 "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *SPARE,
                 "-kernel", kernel.vmlinux, "-initrd", initrd, "-append", COMMAND_LINE,
                 "-serial", f"file:{self.console_path}",
@@ -72,7 +71,7 @@ class Host:
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *map(str, line)], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, pass_fds=[theirs.fileno()],
-                env={**os.environ, "TMPDIR": str(work)}, start_new_session=True)
+                env={**os.environ, **emulator.environment, "TMPDIR": str(work)}, start_new_session=True)
         theirs.close()
 
     def words(self, limit):
