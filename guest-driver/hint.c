@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "ebb.h"
 #include "trace.h"
+#include "volatile.h"
 
 #define BLOCK_PAGES (1UL << (21 - PAGE_SHIFT))
 /* Between two looks at the clock. */
@@ -46,7 +47,7 @@ MODULE_PARM_DESC(hint_rest_msec, "rest after each slice");
 static unsigned int hint_pass_msec = 10000;
 module_param(hint_pass_msec, uint, 0644);
 MODULE_PARM_DESC(hint_pass_msec, "rest after all memory was looked through");
-static unsigned int hint_min_pages = 128;
+static unsigned int hint_min_pages = 64;
 module_param(hint_min_pages, uint, 0644);
 MODULE_PARM_DESC(hint_min_pages, "clean pages of files that make a block of 512 worth merging");
 
@@ -233,6 +234,9 @@ static int ebb_hints_slice(struct ebb_device *ebb, bool *done)
 	unsigned int i = 0;
 	int err = 0;
 
+	/* A page cache that is not on the LRU lists yet would be taken for something else. */
+	if (!hints->next_block)
+		ebb_drain_all();
 	while (!err && hints->next_block < hints->blocks) {
 		err = ebb_hints_look(ebb, hints->next_block++);
 		cond_resched();

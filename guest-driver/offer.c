@@ -602,7 +602,7 @@ static void ebb_drain_work(struct work_struct *work)
 }
 
 /* Pages that were touched lately wait on a processor's own list for the LRU lists, and are held. */
-static void ebb_drain_all(void)
+void ebb_drain_all(void)
 {
 	struct work_struct work;
 	int cpu;

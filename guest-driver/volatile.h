@@ -194,6 +194,8 @@ void ebb_offers_exit(void);
 void ebb_offers_start(struct ebb_device *ebb);
 void ebb_offers_stop(struct ebb_device *ebb);
 void ebb_offers_kick(unsigned long delay);
+/* Pages on their way to the LRU lists get there; sleeps. */
+void ebb_drain_all(void);
 void ebb_offers_marked(void);
 void ebb_offers_anew(struct ebb_device *ebb);
 void ebb_offers_queue_free(struct work_struct *work);
