@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rules broken, for the cases of real KVM: a test is "nested CASE". Form: see mutants.py. What is
-broken is what other tests notice too; here the question is whether the case would."""
+broken is what other tests notice too; here the question is whether the case would. That a region goes
+while its offers are in flight no guest with a true kernel lets happen: it cannot give back memory of
+which pages are isolated. Tests that drive the device themselves notice that."""
 
 CASES = {
     ("1", "QEMU does not wait for the executor at a reset"):
@@ -11,7 +13,7 @@ CASES = {
     ("6", "a background snapshot forbids nothing"): "cases/test_moving.py::test_background_snapshot",
     ("6", "the VMM's word that forbids discards is not heard"):
         "cases/test_vfio.py::test_nothing_is_discarded_while_a_device_is_given[virtio_ebb]",
-    ("11", "a region goes while its offers are in flight"):
+    ("11", "a region that is gone stays known"):
         "cases/test_plugging.py::test_dimm_goes_with_offers_in_flight[virtio_ebb]",
 }
 
