@@ -13,13 +13,18 @@ CASES = {
     ("6", "a background snapshot forbids nothing"): "cases/test_moving.py::test_background_snapshot",
     ("6", "the VMM's word that forbids discards is not heard"):
         "cases/test_vfio.py::test_nothing_is_discarded_while_a_device_is_given[virtio_ebb]",
-    ("11", "a region that is gone stays known"):
-        "cases/test_plugging.py::test_dimm_goes_with_offers_in_flight[virtio_ebb]",
+}
+
+# What else holds the rule, and is broken with it: a reset changes the map of the memory, and that waits
+# for what is in flight, too.
+AS_WELL = {
+    ("1", "QEMU does not wait for the executor at a reset"):
+        [("11", "a region goes while its offers are in flight")],
 }
 
 
 def nested(mutants):
     """The same changes, with the cases as tests."""
     found = {(rule, name): changes for rule, name, changes, _ in mutants}
-    return [(rule, f"nested: {name}", found[rule, name], [f"nested nested/{case}"])
-            for (rule, name), case in CASES.items()]
+    return [(key[0], f"nested: {key[1]}", sum((found[k] for k in [key, *AS_WELL.get(key, [])]), []),
+             [f"nested nested/{case}"]) for key, case in CASES.items()]
