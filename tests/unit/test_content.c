@@ -126,17 +126,25 @@ static void small_ranges_where_no_huge_page_is(void **state)
 	end();
 }
 
-static void no_huge_page_is_split(void **state)
+/* 16 MiB in huge pages. Returns how much of it is. */
+static uint64_t begin_huge(uint32_t mode)
 {
 	uint64_t huge_bytes;
 
-	begin(EBB_MODE_LAZY, 16 * MIB, 0, true);
+	begin(mode, 16 * MIB, 0, true);
 	huge_bytes = guest_ram_smaps_bytes(&ram, "AnonHugePages");
 	if (huge_bytes < 16 * MIB) {
 		end();
 		print_message("skipped: the kernel gave no huge pages\n");
 		skip();
 	}
+	return huge_bytes;
+}
+
+static void no_huge_page_is_split(void **state)
+{
+	uint64_t huge_bytes = begin_huge(EBB_MODE_LAZY);
+
 	expect(offer_content(PAGE, PAGE), VIRTIO_EBB_NOT_MARKED, VIRTIO_EBB_REASON_FRAGMENT, 0);
 	expect(offer_content(3 * MIB, 4 * MIB), VIRTIO_EBB_MARKED, VIRTIO_EBB_REASON_FRAGMENT,
 	       2 * MIB);
@@ -147,15 +155,8 @@ static void no_huge_page_is_split(void **state)
 /* While memory is short, for as much as pays; then the rest of the block goes page by page. */
 static void a_huge_page_is_split_when_short(void **state)
 {
-	uint64_t huge_bytes;
+	uint64_t huge_bytes = begin_huge(EBB_MODE_AUTO);
 
-	begin(EBB_MODE_AUTO, 16 * MIB, 0, true);
-	huge_bytes = guest_ram_smaps_bytes(&ram, "AnonHugePages");
-	if (huge_bytes < 16 * MIB) {
-		end();
-		print_message("skipped: the kernel gave no huge pages\n");
-		skip();
-	}
 	pthread_mutex_lock(&vmm.executor->lock);
 	vmm.executor->policy.stage = EBB_STAGE_SHORT;
 	pthread_mutex_unlock(&vmm.executor->lock);
