@@ -451,8 +451,9 @@ static unsigned long ebb_time_left(u64 epoch)
 }
 
 /*
- * A range that is a part of a chunk: if all of the chunk is volatile, in whatever pieces, they are
- * offered together, for a host with huge pages takes only whole blocks.
+ * A range that is a part of a chunk: if all of the chunk is volatile and old enough, in whatever
+ * pieces, they are offered together, for a host with huge pages takes only whole blocks. Else it
+ * goes by itself: of a cache some pieces are always young.
  */
 static void ebb_widen(struct ebb_object *obj, pgoff_t *first, pgoff_t *last, u64 *epoch)
 {
@@ -464,47 +465,22 @@ static void ebb_widen(struct ebb_object *obj, pgoff_t *first, pgoff_t *last, u64
 	if (*first != chunk_first || *last >= chunk_last || chunk_last >= obj->pages)
 		return;
 	if (!ebb_spans_joined(obj, chunk_first, chunk_last, &all_first, &all_last, &all_epoch) ||
-	    all_first != chunk_first || all_last < chunk_last)
+	    all_first != chunk_first || all_last < chunk_last || ebb_time_left(all_epoch))
 		return;
 	*first = chunk_first;
 	*last = chunk_last;
 	*epoch = all_epoch;
 }
 
-/* How long until a part of a chunk may be offered; 0: now, or it is all of one. */
+/* How long until [first, last] of one chunk may be offered, if that is not all of it; 0: now. */
 static unsigned long ebb_part_left(struct ebb_object *obj, pgoff_t first, pgoff_t last)
 {
 	struct ebb_chunk *chunk = xa_load(&obj->chunks, first >> EBB_CHUNK_SHIFT);
 	u64 now = ebb_now();
 
-	if (!chunk || (!(first & (EBB_CHUNK_PAGES - 1)) && last - first >= EBB_CHUNK_PAGES - 1))
+	if (!chunk || last - first == EBB_CHUNK_PAGES - 1)
 		return 0;
 	return chunk->parts_due > now ? chunk->parts_due - now : 0;
-}
-
-/*
- * The next piece from a page on that is to be offered, and how long until then. One that is old
- * enough does not wait for others of its chunk: of a cache some are always young.
- */
-static bool ebb_next_piece(struct ebb_object *obj, pgoff_t from, pgoff_t *first, pgoff_t *last,
-			   u64 *epoch, unsigned long *left)
-{
-	pgoff_t all_first, all_last;
-	u64 all_epoch;
-
-	if (from >= obj->pages || !ebb_spans_common(obj, from, first, last, epoch))
-		return false;
-	all_first = *first;
-	all_last = *last;
-	all_epoch = *epoch;
-	ebb_widen(obj, &all_first, &all_last, &all_epoch);
-	if (!ebb_time_left(all_epoch)) {
-		*first = all_first;
-		*last = all_last;
-		*epoch = all_epoch;
-	}
-	*left = max(ebb_time_left(*epoch), ebb_part_left(obj, *first, *last));
-	return true;
 }
 
 /* Arm a piece from *from on, which moves; false: there is nothing more. */
@@ -516,14 +492,19 @@ static bool ebb_offer_piece(struct ebb_object *obj, pgoff_t *from, unsigned long
 	u64 epoch;
 
 	mutex_lock(&obj->lock);
-	found = ebb_next_piece(obj, *from, &first, &last, &epoch, &left);
+	found = *from < obj->pages && ebb_spans_common(obj, *from, &first, &last, &epoch);
 	if (found) {
+		ebb_widen(obj, &first, &last, &epoch);
+		left = ebb_time_left(epoch);
+		if (!left) {
+			last = min(last, first | (EBB_CHUNK_PAGES - 1));
+			left = ebb_part_left(obj, first, last);
+		}
 		if (left) {
 			*delay = min(*delay, left);
 			WRITE_ONCE(obj->has_news, true);
 			*from = last + 1;
 		} else {
-			last = min(last, first | (EBB_CHUNK_PAGES - 1));
 			*from = ebb_arm(obj, first, last, epoch);
 		}
 	}

@@ -49,7 +49,7 @@ struct ebb_slot {
 struct ebb_chunk {
 	u32 flying;	   /* offers on their way that hold pages of it */
 	u64 refused_epoch; /* pages marked then were refused: not to be offered again */
-	u64 parts_due;	   /* a part of it was refused: none before then */
+	u64 parts_due;	   /* something of it was refused: no part of it before then */
 	struct ebb_slot slots[EBB_CHUNK_PAGES];
 };
 

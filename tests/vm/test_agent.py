@@ -20,12 +20,7 @@ GUEST_MIB = 384
 def agent(build, tmp_path):
     agent = Ebbd(build.ebbd, build.ebbctl, tmp_path)
     yield agent
-    try:
-        if agent.process:
-            agent.stop()
-    finally:
-        if agent.process:
-            agent.kill()
+    agent.close()
 
 
 def boot(vm, agent, name, mode="auto", front="virtio-ebb-pci", modules=("virtio_ebb",), **options):

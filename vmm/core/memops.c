@@ -364,11 +364,14 @@ static void run_content(struct work *work, const struct run *run)
 			 * Short: split, so that a page that is touched does not keep all of the
 			 * block; the host takes what it needs soon.
 			 */
-			if (work->is_short)
+			if (work->is_short) {
 				next = low + EBB_BLOCK_BYTES / 2;
-			while (!work->is_short && next + EBB_BLOCK_BYTES <= min_u64(end, last) &&
-			       !block_may_hold_ksm(work, region, (next - first) / EBB_BLOCK_BYTES))
-				next += EBB_BLOCK_BYTES;
+			} else {
+				while (next + EBB_BLOCK_BYTES <= min_u64(end, last) &&
+				       !block_may_hold_ksm(work, region,
+							   (next - first) / EBB_BLOCK_BYTES))
+					next += EBB_BLOCK_BYTES;
+			}
 			apply(work, region, low, next - low, MADV_FREE);
 		}
 		low = next;

@@ -45,6 +45,15 @@ class Ebbd:
         assert self.process.wait(60) == 0, self.log()
         self.process = None
 
+    def close(self):
+        """However it was left: stopped, and if it does not end well, killed."""
+        try:
+            if self.process:
+                self.stop()
+        finally:
+            if self.process:
+                self.kill()
+
     def run(self, *args, status=0):
         done = subprocess.run([self.ebbctl, "-s", self.control, *args], capture_output=True,
                               text=True, timeout=120)
