@@ -232,7 +232,7 @@ def test_the_old_does_not_wait_for_the_young(serve, tmp_path):
     served.ask("mark")
 
     def offered():
-        served.unmark(256, 256)
+        # Volatile all the time, and always young.
         served.ask("mark 256 256")
         return served.query(0, 256)["offered"] == 256
     wait_for(offered, lambda: f"the half that is not used: {served.query()}", 60)
