@@ -40,10 +40,15 @@ struct ebb_run {
 	u64 pages;
 };
 
+/*
+ * Unmapped at once, since truncation unmaps page by page, and each time tells all processors that
+ * run the program.
+ */
 static void ebb_run_flush(struct ebb_run *run)
 {
 	if (run->last < run->first)
 		return;
+	unmap_mapping_pages(ebb_mapping(run->obj), run->first, run->last - run->first + 1, false);
 	ebb_truncate(run->obj, run->first, run->last);
 	ebb_events_purged(run->obj, run->first, run->last);
 	run->first = 1;

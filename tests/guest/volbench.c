@@ -30,6 +30,10 @@
 #define MIB	    (1ul << 20)
 #define MAX_REPEATS 100
 #define NSEC	    1000000000ull
+#define STILL_NSEC  (3 * NSEC) /* without progress for so long: there will be none */
+#define LARGE	    (256 * MIB)
+/* Of a large range: it has many pages. */
+#define LARGE_REPEATS 3
 
 static uint64_t now_nsec(void)
 {
@@ -128,6 +132,28 @@ static void plain(size_t bytes, bool huge)
 	free(saved);
 }
 
+/*
+ * Until the host has all of it. What it does not take (parts of its huge pages) is never offered:
+ * false, after a while without any progress.
+ */
+static bool wait_offered(const struct object *obj, size_t pages)
+{
+	uint64_t offered_pages = 0, progress_nsec = now_nsec();
+
+	while (offered_pages < pages) {
+		uint64_t seen_pages = query(obj).offered_pages, now = now_nsec();
+
+		if (seen_pages > offered_pages)
+			progress_nsec = now;
+		else if (now - progress_nsec > STILL_NSEC)
+			return false;
+		offered_pages = seen_pages;
+		/* Each look counts the object's pages: of a large one, not so often. */
+		usleep((useconds_t)(200 + (now - started_nsec) / 1000 / 50));
+	}
+	return true;
+}
+
 static void object(size_t bytes)
 {
 	struct object obj = create(bytes / PAGE, EBB_KIND_EXPLICIT);
@@ -145,11 +171,9 @@ static void object(size_t bytes)
 
 	begin();
 	CHECK(mark(obj.fd, 0, bytes) == 0);
-	/* What the host does not take (parts of its huge pages) is never offered. */
-	while (query(&obj).offered_pages < bytes / PAGE && now_nsec() - started_nsec < 3 * NSEC)
-		usleep(200);
-	end(OFFER);
-	if (query(&obj).offered_pages < bytes / PAGE)
+	if (wait_offered(&obj, bytes / PAGE))
+		end(OFFER);
+	else
 		taken[OFFER][repeat] = 0;
 	begin();
 	CHECK(unmark(obj.fd, 0, bytes) >= 0);
@@ -213,16 +237,19 @@ static void cost(size_t bytes, bool huge)
 	printf("\n");
 }
 
-/* Faults on memory of its own, in the same address space. */
+/*
+ * Faults on memory of its own, in the same address space. Given back by madvise(): mmap() and
+ * munmap() would hold mmap_lock for writing, and everybody's faults wait for that.
+ */
 static void *fault_for_ever(void *unused)
 {
-	for (;;) {
-		unsigned char *at = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE,
-					 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *at =
+		mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-		CHECK(at != MAP_FAILED);
+	CHECK(at != MAP_FAILED);
+	for (;;) {
 		touch(at, 2 * MIB);
-		munmap(at, 2 * MIB);
+		CHECK(madvise(at, 2 * MIB, MADV_DONTNEED) == 0);
 	}
 	return unused;
 }
@@ -242,14 +269,16 @@ static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
 	while (threads--)
 		CHECK(pthread_create(&thread, NULL, fault_for_ever, NULL) == 0);
 	for (size_t bytes = PAGE; bytes <= max_bytes; bytes *= 4) {
-		for (repeat = 0; repeat < repeats; repeat++) {
+		int times = bytes < LARGE || repeats < LARGE_REPEATS ? repeats : LARGE_REPEATS;
+
+		for (repeat = 0; repeat < times; repeat++) {
 			plain(bytes, huge);
 			object(bytes);
 		}
 		printf("bytes %zu", bytes);
 		for (int i = 0; i < NR_FIGURES; i++) {
-			qsort(taken[i], (size_t)repeats, sizeof(taken[i][0]), by_size);
-			printf(" %s %llu", names[i], (unsigned long long)taken[i][repeats / 2]);
+			qsort(taken[i], (size_t)times, sizeof(taken[i][0]), by_size);
+			printf(" %s %llu", names[i], (unsigned long long)taken[i][times / 2]);
 		}
 		printf("\n");
 		fflush(stdout);

@@ -365,6 +365,66 @@ static void check_threads(void)
 	CHECK(!wrong_thread);
 }
 
+/* Of all processors (/proc/interrupts). */
+static uint64_t shootdowns(void)
+{
+	FILE *file = fopen("/proc/interrupts", "r");
+	char line[512], *at = NULL, *next;
+	uint64_t sum = 0;
+
+	CHECK(file);
+	while (!at && fgets(line, sizeof(line), file))
+		at = strstr(line, "TLB:");
+	fclose(file);
+	CHECK(at);
+	for (at += strlen("TLB:");; at = next) {
+		uint64_t count = strtoul(at, &next, 10);
+
+		if (next == at)
+			return sum;
+		sum += count;
+	}
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	CHECK(sched_setaffinity(0, sizeof(set), &set) == 0);
+}
+
+static void *spin(void *unused)
+{
+	run_on(1);
+	while (!enough)
+		;
+	return unused;
+}
+
+/* Who purges much does not tell the other processors of each page. */
+static void check_purge_interrupts(void)
+{
+	struct object obj = create_filled(511, EBB_KIND_EXPLICIT, 1); /* none of it a huge page */
+	pthread_t thread;
+	uint64_t before;
+
+	enough = false;
+	run_on(0);
+	CHECK(pthread_create(&thread, NULL, spin, NULL) == 0);
+	usleep(10000);
+	CHECK(mark(obj.fd, 0, obj.bytes) == 0);
+	before = shootdowns();
+	purge_surely(&obj, 0, 511);
+	before = shootdowns() - before;
+	enough = true;
+	CHECK(pthread_join(thread, NULL) == 0);
+	printf("%llu interrupts for 511 pages\n", (unsigned long long)before);
+	CHECK(before <= 511 / 8);
+	CHECK(unmark(obj.fd, 0, obj.bytes) == 1 && is_zero(&obj, 0) && is_zero(&obj, 510));
+}
+
 /* ---- another process ---- */
 
 static void check_foreign_write(void)
@@ -555,6 +615,7 @@ static const struct check checks[] = {
 	{ "registered-buffers", check_registered_buffers },
 	{ "futex", check_futex },
 	{ "threads", check_threads },
+	{ "purge-interrupts", check_purge_interrupts },
 	{ "foreign-write", check_foreign_write },
 	{ "ptrace", check_ptrace },
 	{ "core-dump", check_core_dump },

@@ -194,6 +194,10 @@ MUTANTS = [
     ("9", "what is young is kept from a host that gets short", [
         ("guest-driver/offer.c", "if (epoch <= ebb_anew_epoch)", "if (false)")],
      ["vm test_volatile.py::test_all_is_offered_when_the_host_gets_short"]),
+    ("9", "a purge tells the other processors of each page", [
+        ("guest-driver/purge.c", "\tunmap_mapping_pages(ebb_mapping(run->obj), run->first, "
+         "run->last - run->first + 1, false);\n", "")],
+     ["vm test_volatile_io.py::test_whoever_touches[none]"]),
     ("9", "parts of huge pages are never purged under pressure", [
         ("guest-driver/purge.c", "#define PART_MIN_PAGES 32", "#define PART_MIN_PAGES 1024")],
      ["vm test_volatile.py::test_own_pressure_takes_parts_of_huge_pages"]),
