@@ -43,7 +43,7 @@ def test_a_bad_table_is_noticed(tmp_path):
         status, said = semantics(table=row + "\n", folder=tmp_path)
         assert status == 1 and words in said, said
     assert semantics(table="", folder=tmp_path)[0] == 1
-    assert semantics(table="| a | Not yet | |\n", folder=tmp_path) == (0, "")
+    assert semantics(table="| a | Refused | |\n", folder=tmp_path) == (0, "")
 
 
 def test_what_did_not_run_is_noticed(tmp_path):
