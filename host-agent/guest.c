@@ -438,6 +438,7 @@ void guest_release_done(struct guest *guest, const struct ebb_msg_release_done *
 	release->status = ebb_get_le32(&done->status);
 	release->passes = ebb_get_le32(&done->passes);
 	release->answered = true;
+	release->answered_usec = clock_usec();
 	log_debug("guest %s: release of %llu bytes: %s, %llu offered, %llu discarded, %llu us",
 		  guest->name, (unsigned long long)release->asked_bytes,
 		  release_status_word(release->status), (unsigned long long)release->offered_bytes,
@@ -557,6 +558,7 @@ int guest_release(struct guest *guest, uint64_t bytes, bool anew, struct control
 	release->order = GUEST_ORDER_RELEASE;
 	release->asked_bytes = bytes;
 	release->answered = false;
+	release->weighed = true;
 	return 0;
 }
 

@@ -26,6 +26,9 @@ struct guest_release {
 	uint32_t status;
 	uint32_t passes;
 	bool answered;		/* the last five are filled */
+	bool weighed;		/* what it brought is known, or will not be */
+	uint64_t excess_bytes;	/* resident beyond what the guest used, before it */
+	uint64_t answered_usec; /* by the clock */
 	struct control *waiter; /* whom to tell, or NULL */
 	sd_event_source *late_source;
 };
@@ -96,6 +99,9 @@ struct guest {
 	uint64_t rollup_next_usec; /* not read again before */
 	struct cgroup_level level;
 	struct domain *domain; /* that limits it, or NULL */
+
+	uint64_t kept_bytes; /* resident beyond what it uses, and no release brings it */
+	uint64_t kept_usec;  /* found then */
 
 	struct guest_release release;
 	struct guest_purge purge;

@@ -34,6 +34,8 @@
 
 #define PRIORITY_REAP	  (SD_EVENT_PRIORITY_NORMAL - 10)
 #define ACCEPT_PAUSE_USEC 1000000
+/* What no release brings is asked for again after so long. */
+#define KEPT_USEC 60000000
 
 uint64_t manager_now_usec(const struct manager *manager)
 {
@@ -199,6 +201,7 @@ static struct policy_guest policy_view(const struct guest *guest, uint64_t now_u
 	view.total_bytes = ebb_get_le64(&sample->guest[VIRTIO_EBB_S_TOTAL]);
 	view.free_bytes = ebb_get_le64(&sample->guest[VIRTIO_EBB_S_FREE]);
 	view.resident_bytes = guest->rollup.rss_bytes;
+	view.kept_bytes = guest->kept_bytes;
 	view.weight = guest->weight;
 	if (guest->has_content) {
 		const struct ebb_msg_content *content = &guest->content;
@@ -211,6 +214,44 @@ static struct policy_guest policy_view(const struct guest *guest, uint64_t now_u
 		view.unused_usec = now_usec - guest->content_used_usec;
 	}
 	return view;
+}
+
+/*
+ * What the last release brought, by what the process holds after it. What it did not bring is left
+ * alone for a while, or until less is resident.
+ */
+static void weigh_release(struct guest *guest, uint64_t now_usec)
+{
+	struct guest_release *release = &guest->release;
+	struct policy_guest view = policy_view(guest, now_usec);
+	uint64_t excess_bytes = policy_excess_bytes(&view), kept_bytes;
+
+	if (guest->kept_bytes > excess_bytes)
+		guest->kept_bytes = excess_bytes;
+	if (now_usec - guest->kept_usec > KEPT_USEC)
+		guest->kept_bytes = 0;
+	if (release->weighed || !release->answered || guest->rollup_usec < release->answered_usec)
+		return;
+	release->weighed = true;
+	if (release->status > VIRTIO_EBB_DONE_PARTIAL)
+		return;
+	kept_bytes =
+		policy_kept_bytes(release->excess_bytes, excess_bytes, release->discarded_bytes);
+	if (!kept_bytes)
+		return;
+	log_debug("guest %s: %llu MiB of what is resident are brought by no release", guest->name,
+		  (unsigned long long)kept_bytes >> 20);
+	guest->kept_bytes = kept_bytes;
+	guest->kept_usec = now_usec;
+}
+
+/* What comes back is weighed against what there is now. */
+static void ask_release(struct guest *guest, const struct policy_guest *view)
+{
+	if (guest_release(guest, view->want_bytes, guest_has_marks(guest), NULL) < 0)
+		return;
+	guest->release.excess_bytes = policy_excess_bytes(view);
+	guest->release.weighed = false;
 }
 
 /* Ask the guests of a domain (NULL: the host, all guests) for what it misses. */
@@ -246,7 +287,7 @@ static void release_for(struct manager *manager, struct domain *domain)
 		if (domain->path && guest->domain != domain)
 			continue;
 		if (views[nr].want_bytes)
-			guest_release(guest, views[nr].want_bytes, guest_has_marks(guest), NULL);
+			ask_release(guest, &views[nr]);
 		else if (views[nr].purge_bytes)
 			guest_purge(guest, views[nr].purge_bytes, NULL);
 		nr++;
@@ -297,7 +338,10 @@ static void run_round(struct manager *manager)
 	LIST_FOREACH(domain, &manager->domains, link)
 	domain->seen = false;
 	TAILQ_FOREACH(guest, &manager->guests, link)
-	read_guest(manager, guest);
+	{
+		read_guest(manager, guest);
+		weigh_release(guest, manager_now_usec(manager));
+	}
 	for (domain = LIST_FIRST(&manager->domains); domain; domain = next_domain) {
 		next_domain = LIST_NEXT(domain, link);
 		if (domain->seen)

@@ -8,7 +8,8 @@
  * would end under its mark.
  *
  * When SHORT, the guests with most to give are asked first, each for no more than what it
- * has free above the floor and holds resident beyond what it uses. Then figures are
+ * has free above the floor and holds resident beyond what it uses and what no release
+ * brings. Then figures are
  * stale until guests have answered and the host has been sampled anew: nobody is asked
  * for settle_msec. What free memory does not cover is purged from volatile content: of each
  * guest a part, by how much it has, for how long it was not used, and by weight. Within a guest
@@ -104,22 +105,40 @@ uint64_t policy_deficit(const struct policy_conf *conf, const struct policy_gaug
 }
 
 /*
- * A guest that has given already is as free as before, but no longer resident: what is
- * resident beyond what it uses is what it can still give. The VMM's own memory makes this
- * too much rather than too little.
+ * What is resident beyond what the guest uses: free memory that it has touched, and the VMM's own.
+ * A guest that has given already is as free as before, but no longer resident.
  */
-static uint64_t can_give_bytes(const struct policy_conf *conf, const struct policy_guest *guest)
+uint64_t policy_excess_bytes(const struct policy_guest *guest)
 {
 	uint64_t used_bytes;
 
-	if (!guest->askable || guest->free_bytes <= conf->guest_floor_bytes ||
-	    guest->free_bytes > guest->total_bytes)
+	if (guest->free_bytes > guest->total_bytes)
 		return 0;
 	used_bytes = guest->total_bytes - guest->free_bytes;
-	if (guest->resident_bytes <= used_bytes)
+	return guest->resident_bytes > used_bytes ? guest->resident_bytes - used_bytes : 0;
+}
+
+/*
+ * After a release: how much of the excess is no free memory of the guest. Nobody sees that of a
+ * page; but if hardly anything went with what was discarded, all that is left is not. 0: nothing
+ * was learnt.
+ */
+uint64_t policy_kept_bytes(uint64_t before_bytes, uint64_t after_bytes, uint64_t discarded_bytes)
+{
+	uint64_t gone_bytes = before_bytes > after_bytes ? before_bytes - after_bytes : 0;
+
+	return gone_bytes <= discarded_bytes / 4 ? after_bytes : 0;
+}
+
+static uint64_t can_give_bytes(const struct policy_conf *conf, const struct policy_guest *guest)
+{
+	uint64_t excess_bytes = policy_excess_bytes(guest);
+
+	if (!guest->askable || guest->free_bytes <= conf->guest_floor_bytes ||
+	    excess_bytes <= guest->kept_bytes)
 		return 0;
 	return min_u64(guest->free_bytes - conf->guest_floor_bytes,
-		       guest->resident_bytes - used_bytes);
+		       excess_bytes - guest->kept_bytes);
 }
 
 /* Fill want_bytes, those who have most first. Returns how many are asked. */

@@ -52,6 +52,7 @@ struct policy_guest {
 	uint64_t total_bytes; /* that the guest's kernel manages */
 	uint64_t free_bytes;  /* of these */
 	uint64_t resident_bytes;
+	uint64_t kept_bytes;	 /* of these, what no release brings */
 	bool purgeable;		 /* its executor can purge now */
 	uint64_t volatile_bytes; /* with content, as the guest says */
 	uint64_t unused_usec;	 /* since it was last seen to mark or take back any of that */
@@ -62,6 +63,8 @@ struct policy_guest {
 
 uint64_t policy_deficit(const struct policy_conf *conf, const struct policy_gauge *gauge,
 			const struct policy_level *level, uint64_t now_usec);
+uint64_t policy_excess_bytes(const struct policy_guest *guest);
+uint64_t policy_kept_bytes(uint64_t before_bytes, uint64_t after_bytes, uint64_t discarded_bytes);
 size_t policy_release(const struct policy_conf *conf, uint64_t deficit_bytes,
 		      struct policy_guest *guests, size_t nr_guests);
 size_t policy_purge(uint64_t deficit_bytes, struct policy_guest *guests, size_t nr_guests);

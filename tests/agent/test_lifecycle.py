@@ -385,6 +385,7 @@ def test_release_when_short(idle_ebbd, child, limited):
             assert isinstance(got, wire.Policy), got
     first = next_release(most)
     assert 1 * MIB <= first.bytes <= 110 * MIB
+    most.hold(110 * MIB - first.bytes // 2)     # half of that was resident
     most.send(wire.release_done(first.id, first.bytes, first.bytes, 100))
     wait_for("the answer", lambda: idle_ebbd.show("most")["last_release"])
     assert idle_ebbd.show("most")["last_release"]["asked_bytes"] == first.bytes
@@ -398,6 +399,42 @@ def test_release_when_short(idle_ebbd, child, limited):
                 assert isinstance(guest.receive(), wire.Policy)
     for guest in (most, less, lazy, balloon):
         guest.close()
+
+
+def test_what_no_release_brings_is_not_asked_for_again(idle_ebbd, child, limited):
+    """Most of what is resident beyond what a guest uses may be its VMM's own. A release that brings
+    nothing shows that: then what is volatile is purged, and free memory that is new is asked for."""
+    idle_ebbd.configure(policy="nearing_percent = 40\nshort_percent = 30\nsettle_msec = 300\n"
+                               "guest_floor = 4M")
+    idle_ebbd.start()
+    guest = child(cgroups=[limited]).hello(b"web", low=1, high=2)
+    guest.hold(220 * MIB)
+
+    def tell():
+        guest.send(wire.sample(wire.F_DRIVER, wire.AUTO, wire.SHORT, counters=[512 * MIB], guest={
+            wire.S_TOTAL: 300 * MIB, wire.S_FREE: 140 * MIB}))
+        guest.send(wire.content(blocks=50 * MIB, marked=50 * MIB, guest=(50 * MIB, 0, 0)))
+
+    def next_order():
+        while True:
+            tell()
+            got = guest.receive()
+            if isinstance(got, (wire.Release, wire.Purge)):
+                return got
+    first = next_order()
+    assert isinstance(first, wire.Release) and first.bytes > 4 * MIB
+    guest.send(wire.release_done(first.id, first.bytes, first.bytes, 100))
+    second = next_order()
+    assert isinstance(second, wire.Purge)
+    guest.send(wire.purge_done(second.id, second.bytes))
+    # It uses less now, and that is resident as well.
+    guest.hold(238 * MIB)
+    third = next_order()
+    while isinstance(third, wire.Purge):
+        guest.send(wire.purge_done(third.id, third.bytes))
+        third = next_order()
+    assert third.bytes <= 30 * MIB
+    guest.close()
 
 
 def test_release_can_be_forbidden(idle_ebbd, child, limited):

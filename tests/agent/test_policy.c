@@ -222,6 +222,27 @@ static void test_release_only_what_is_there(void **state)
 	assert_int_equal(guests[2].want_bytes, 0);
 }
 
+/* What the VMM itself has is resident too: a release that brings nothing shows how much that is. */
+static void test_release_not_what_is_kept(void **state)
+{
+	struct policy_guest guests[] = { guest(1000, 800, 260) };
+
+	assert_int_equal(policy_excess_bytes(&guests[0]), 60 * MIB);
+	/* All of it went, or a good part; a quarter and less of what was discarded. */
+	assert_int_equal(policy_kept_bytes(60 * MIB, 0, 60 * MIB), 0);
+	assert_int_equal(policy_kept_bytes(60 * MIB, 40 * MIB, 60 * MIB), 0);
+	assert_int_equal(policy_kept_bytes(60 * MIB, 50 * MIB, 60 * MIB), 50 * MIB);
+	assert_int_equal(policy_kept_bytes(60 * MIB, 70 * MIB, 60 * MIB), 70 * MIB);
+	/* The guest had nothing more. */
+	assert_int_equal(policy_kept_bytes(60 * MIB, 60 * MIB, 0), 60 * MIB);
+
+	guests[0].kept_bytes = 50 * MIB;
+	assert_int_equal(policy_release(&conf, 1000 * MIB, guests, 1), 1);
+	assert_int_equal(guests[0].want_bytes, 10 * MIB);
+	guests[0].kept_bytes = 70 * MIB;
+	assert_int_equal(policy_release(&conf, 1000 * MIB, guests, 1), 0);
+}
+
 /* Guests lie, or cannot be asked. */
 static void test_release_asks_only_who_can(void **state)
 {
@@ -333,6 +354,7 @@ int main(void)
 		cmocka_unit_test(test_settle),
 		cmocka_unit_test(test_release_from_the_richest),
 		cmocka_unit_test(test_release_only_what_is_there),
+		cmocka_unit_test(test_release_not_what_is_kept),
 		cmocka_unit_test(test_release_asks_only_who_can),
 		cmocka_unit_test(purges_cover_the_rest),
 		cmocka_unit_test(purges_go_by_weight),
