@@ -16,8 +16,14 @@ class Results:
     def boot(self, number):
         print(f"# host {number} boots at {time.strftime('%H:%M:%S')}", flush=True)
 
-    def add(self, word):
-        """word: case, outcome, text, output, figures, seconds."""
+    def note(self, text):
+        print(f"# {text}", flush=True)
+
+    def add(self, word, fault=None):
+        """word: case, outcome, text, output, figures, seconds. fault: of the emulator, when the case
+        ran the first time."""
+        if fault:
+            word["figures"].insert(0, f"run for the second time; the first: {fault}")
         self.words.append(word)
         line = f"{len(self.words)} - {word['case']}"
         took = f" ({word['seconds']} s)"

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The harness itself, on the stock QEMU and its own virtio-balloon."""
+import importlib.util
+import pathlib
+
 import pytest
 
 from harness.channel import GuestGone
-from harness.guest import parse_totals
+from harness.guest import QemuDied, parse_totals
 from harness.wait import wait_for
 
 MIB_KIB = 1024
+FAULTS = pathlib.Path(__file__).resolve().parents[1] / "nested/faults.py"
 
 
 def test_commands_in_the_guest(vm):
@@ -89,3 +93,28 @@ def test_cgroup_limit_and_reclaim(vm, memory_cgroup):
     group.set_limit(used * 2)
     group.reclaim_all()
     assert guest.check("echo alive").strip() == "alive"
+
+
+def test_a_guest_that_kvm_gave_up(vm):
+    """It stands still, and QEMU goes on: nobody waits for it until a limit."""
+    guest = vm.boot(stock=True)
+    running = guest.spawn("sleep 1000")
+    with open(guest.qemu_log, "a") as log:
+        log.write("KVM internal error. Suberror: 1\n")
+    with pytest.raises(QemuDied, match="given the guest up"):
+        running.wait()
+    guest.kill()
+
+
+def test_faults_of_an_emulated_processor():
+    """What tests/nested/run takes for one, and what it does not."""
+    spec = importlib.util.spec_from_file_location("faults", FAULTS)
+    faults = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(faults)
+    assert faults.find("E  KVM has given the guest up:\nKVM internal error. Suberror: 3\nextra data")
+    assert faults.find("BUG: ENTRY_TRAMPOLINE stack guard page was hit at 1\nCall Trace:\n"
+                       " ? asm_sysvec_apic_timer_interrupt+0x3/0x20\n")
+    for text in ("KVM internal error. Suberror: 1\n", "pages checked 900, bad 1",
+                 "BUG: ENTRY_TRAMPOLINE stack guard page was hit at 1\n do_fault+0x3/0x20",
+                 "WARNING: CPU: 0 PID: 1 at kernel/time/hrtimer.c", ""):
+        assert faults.find(text) is None, text

@@ -137,6 +137,8 @@ class Guest:
         if self.process.poll() is not None:
             raise QemuDied(f"QEMU ended with {self.process.returncode}:\n{self.qemu_output()}\n"
                            f"console:\n{self.console()[-3000:]}")
+        if "KVM internal error" in self.qemu_output():
+            raise QemuDied(f"KVM has given the guest up:\n{self.qemu_output()}")
         if "Kernel panic" in self.console():
             raise QemuDied(f"the guest's kernel panicked:\n{self.console()[-5000:]}")
 
