@@ -32,8 +32,8 @@
 #define NSEC	    1000000000ull
 #define STILL_NSEC  (3 * NSEC) /* without progress for so long: there will be none */
 #define LARGE	    (256 * MIB)
-/* Of a large range: it has many pages. */
-#define LARGE_REPEATS 3
+/* Of a large range: it has many pages. Beside other threads some take minutes. */
+#define LARGE_REPEATS(threads) ((threads) ? 1 : 3)
 
 static uint64_t now_nsec(void)
 {
@@ -266,10 +266,10 @@ static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
 	pthread_t thread;
 
 	CHECK(repeats > 0 && repeats <= MAX_REPEATS);
-	while (threads--)
+	for (int i = 0; i < threads; i++)
 		CHECK(pthread_create(&thread, NULL, fault_for_ever, NULL) == 0);
 	for (size_t bytes = PAGE; bytes <= max_bytes; bytes *= 4) {
-		int times = bytes < LARGE || repeats < LARGE_REPEATS ? repeats : LARGE_REPEATS;
+		int times = bytes < LARGE ? repeats : LARGE_REPEATS(threads);
 
 		for (repeat = 0; repeat < times; repeat++) {
 			plain(bytes, huge);

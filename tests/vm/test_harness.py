@@ -2,11 +2,14 @@
 """The harness itself, on the stock QEMU and its own virtio-balloon."""
 import importlib.util
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from harness.channel import GuestGone
 from harness.guest import QemuDied, parse_totals
+from harness.hold import PPOLL, held, system_call
 from harness.wait import wait_for
 
 MIB_KIB = 1024
@@ -93,6 +96,33 @@ def test_cgroup_limit_and_reclaim(vm, memory_cgroup):
     group.set_limit(used * 2)
     group.reclaim_all()
     assert guest.check("echo alive").strip() == "alive"
+
+
+# Most of the time in no system call, as if a lock were held then.
+BUSY = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.prctl(15, b"busy", 0, 0, 0)
+rest = (ctypes.c_long * 2)(0, 1000000)
+print(flush=True)
+while True:
+    end = time.monotonic() + 0.01
+    while time.monotonic() < end:
+        pass
+    libc.ppoll(None, 0, rest, None)
+"""
+
+
+def test_a_thread_is_held_where_it_has_no_lock():
+    """Held elsewhere the executor would keep its lock, and QEMU would stand still."""
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as busy:
+        try:
+            busy.stdout.readline()
+            for _ in range(20):
+                with held(busy.pid, "busy") as tid:
+                    assert system_call(tid) == PPOLL
+        finally:
+            busy.kill()
 
 
 def test_a_guest_that_kvm_gave_up(vm):
