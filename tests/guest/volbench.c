@@ -31,9 +31,8 @@
 #define MAX_REPEATS 100
 #define NSEC	    1000000000ull
 #define STILL_NSEC  (3 * NSEC) /* without progress for so long: there will be none */
-#define LARGE	    (256 * MIB)
-/* Of a large range beside other threads: plain memory takes minutes there. */
-#define LARGE_REPEATS 1
+/* Beside other threads plain memory is not filled anew from here on: that takes minutes. */
+#define LARGE (16 * MIB)
 
 static uint64_t now_nsec(void)
 {
@@ -87,7 +86,17 @@ static void touch(unsigned char *at, size_t bytes)
 		((volatile unsigned char *)at)[i]++;
 }
 
-static void plain(size_t bytes, bool huge)
+/* What is not measured is done while the other threads rest. */
+static volatile bool resting;
+
+static void touch_alone(unsigned char *at, size_t bytes)
+{
+	resting = true;
+	touch(at, bytes);
+	resting = false;
+}
+
+static void plain(size_t bytes, bool huge, bool refill)
 {
 	size_t room = bytes + 2 * MIB;
 	unsigned char *mapping =
@@ -98,7 +107,7 @@ static void plain(size_t bytes, bool huge)
 	CHECK(mapping != MAP_FAILED && saved);
 	at = (unsigned char *)(((uintptr_t)mapping + 2 * MIB - 1) & ~(2 * MIB - 1));
 	madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	touch(at, bytes);
+	touch_alone(at, bytes);
 	memset(saved, 1, bytes / PAGE * sizeof(*saved));
 
 	begin();
@@ -110,9 +119,13 @@ static void plain(size_t bytes, bool huge)
 	begin();
 	CHECK(madvise(at, bytes, MADV_DONTNEED) == 0);
 	end(PLAIN_DONTNEED);
-	begin();
-	touch(at, bytes);
-	end(PLAIN_REFILL);
+	taken[PLAIN_REFILL][repeat] = 0;
+	if (refill) {
+		begin();
+		touch(at, bytes);
+		end(PLAIN_REFILL);
+	}
+	touch_alone(at, bytes);
 
 	begin();
 	for (size_t i = 0; i < bytes / PAGE; i++)
@@ -160,7 +173,7 @@ static void object(size_t bytes)
 {
 	struct object obj = create(bytes / PAGE, EBB_KIND_EXPLICIT);
 
-	touch(obj.at, bytes);
+	touch_alone(obj.at, bytes);
 	/* Who marks now and then has the caches of who does something else: the second of two. */
 	for (int i = 0; i < 2; i++) {
 		begin();
@@ -223,7 +236,7 @@ static void cost(size_t bytes, bool huge)
 	struct object obj = create(bytes / PAGE, EBB_KIND_EXPLICIT);
 	uint64_t before;
 
-	plain(bytes, huge);
+	plain(bytes, huge, true);
 	touch(obj.at, bytes);
 	before = others_nsec();
 	CHECK(mark(obj.fd, 0, bytes) == 0);
@@ -261,6 +274,8 @@ static void *fault_for_ever(void *unused)
 	CHECK(at != MAP_FAILED);
 	run_on(1);
 	for (;;) {
+		while (resting)
+			usleep(100);
 		touch(at, 2 * MIB);
 		CHECK(madvise(at, 2 * MIB, MADV_DONTNEED) == 0);
 	}
@@ -284,16 +299,14 @@ static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
 	for (int i = 0; i < threads; i++)
 		CHECK(pthread_create(&thread, NULL, fault_for_ever, NULL) == 0);
 	for (size_t bytes = PAGE; bytes <= max_bytes; bytes *= 4) {
-		int times = bytes < LARGE || !threads ? repeats : LARGE_REPEATS;
-
-		for (repeat = 0; repeat < times; repeat++) {
-			plain(bytes, huge);
+		for (repeat = 0; repeat < repeats; repeat++) {
+			plain(bytes, huge, !threads || bytes < LARGE);
 			object(bytes);
 		}
 		printf("bytes %zu", bytes);
 		for (int i = 0; i < NR_FIGURES; i++) {
-			qsort(taken[i], (size_t)times, sizeof(taken[i][0]), by_size);
-			printf(" %s %llu", names[i], (unsigned long long)taken[i][times / 2]);
+			qsort(taken[i], (size_t)repeats, sizeof(taken[i][0]), by_size);
+			printf(" %s %llu", names[i], (unsigned long long)taken[i][repeats / 2]);
 		}
 		printf("\n");
 		fflush(stdout);
