@@ -222,10 +222,11 @@ size_t policy_purge(uint64_t deficit_bytes, struct policy_guest *guests, size_t 
 
 	for (i = 0; deficit_bytes && i < nr_guests; i++) {
 		double claim = purge_claim(&guests[i]);
-		uint64_t part_bytes = (uint64_t)((double)deficit_bytes * claim / claims + 0.5);
+		uint64_t part_bytes;
 
 		if (claim <= 0)
 			continue;
+		part_bytes = (uint64_t)((double)deficit_bytes * claim / claims + 0.5);
 		part_bytes = part_bytes < PURGE_MIN_BYTES ? PURGE_MIN_BYTES : part_bytes;
 		guests[i].purge_bytes = min_u64(part_bytes, guests[i].volatile_bytes);
 		purged++;
