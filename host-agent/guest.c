@@ -558,7 +558,7 @@ int guest_release(struct guest *guest, uint64_t bytes, bool anew, struct control
 	release->order = GUEST_ORDER_RELEASE;
 	release->asked_bytes = bytes;
 	release->answered = false;
-	release->weighed = true;
+	release->to_weigh = false;
 	return 0;
 }
 

@@ -26,7 +26,7 @@ struct guest_release {
 	uint32_t status;
 	uint32_t passes;
 	bool answered;		/* the last five are filled */
-	bool weighed;		/* what it brought is known, or will not be */
+	bool to_weigh;		/* what it brings is to be found out, once it is answered */
 	uint64_t excess_bytes;	/* resident beyond what the guest used, before it */
 	uint64_t answered_usec; /* by the clock */
 	struct control *waiter; /* whom to tell, or NULL */

@@ -230,9 +230,9 @@ static void weigh_release(struct guest *guest, uint64_t now_usec)
 		guest->kept_bytes = excess_bytes;
 	if (now_usec - guest->kept_usec > KEPT_USEC)
 		guest->kept_bytes = 0;
-	if (release->weighed || !release->answered || guest->rollup_usec < release->answered_usec)
+	if (!release->to_weigh || !release->answered || guest->rollup_usec < release->answered_usec)
 		return;
-	release->weighed = true;
+	release->to_weigh = false;
 	if (release->status > VIRTIO_EBB_DONE_PARTIAL)
 		return;
 	kept_bytes =
@@ -251,7 +251,7 @@ static void ask_release(struct guest *guest, const struct policy_guest *view)
 	if (guest_release(guest, view->want_bytes, guest_has_marks(guest), NULL) < 0)
 		return;
 	guest->release.excess_bytes = policy_excess_bytes(view);
-	guest->release.weighed = false;
+	guest->release.to_weigh = true;
 }
 
 /* Ask the guests of a domain (NULL: the host, all guests) for what it misses. */

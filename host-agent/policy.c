@@ -9,11 +9,10 @@
  *
  * When SHORT, the guests with most to give are asked first, each for no more than what it
  * has free above the floor and holds resident beyond what it uses and what no release
- * brings. Then figures are
- * stale until guests have answered and the host has been sampled anew: nobody is asked
- * for settle_msec. What free memory does not cover is purged from volatile content: of each
- * guest a part, by how much it has, for how long it was not used, and by weight. Within a guest
- * the executor takes what was marked longest ago.
+ * brings. Then figures are stale until guests have answered and the host has been sampled
+ * anew: nobody is asked for settle_msec. What free memory does not cover is purged from volatile
+ * content: of each guest a part, by how much it has, for how long it was not used, and by weight.
+ * Within a guest the executor takes what was marked longest ago.
  *
  * Owns:    nothing.
  * Thread:  any.

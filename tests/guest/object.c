@@ -8,6 +8,7 @@
  * Never:   goes on after what it relies on has failed.
  */
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -177,4 +178,13 @@ int run_checks(const struct check *checks, size_t count, const char *name)
 		}
 	}
 	return -1;
+}
+
+void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	CHECK(sched_setaffinity(0, sizeof(set), &set) == 0);
 }

@@ -35,6 +35,9 @@ int unmark(int fd, uint64_t offset, uint64_t bytes);
 int unmark_which(int fd, uint64_t offset, uint64_t bytes, uint64_t *bitmap); /* of 64 pages */
 struct ebb_query query(const struct object *obj);
 
+/* This thread, on that processor alone. */
+void run_on(int cpu);
+
 /* The content of a page follows from a seed and its number, and is never zero. */
 void fill(struct object *obj, int seed);
 bool is_filled(const struct object *obj, size_t page, int seed);

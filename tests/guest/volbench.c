@@ -119,13 +119,14 @@ static void plain(size_t bytes, bool huge, bool refill)
 	begin();
 	CHECK(madvise(at, bytes, MADV_DONTNEED) == 0);
 	end(PLAIN_DONTNEED);
-	taken[PLAIN_REFILL][repeat] = 0;
 	if (refill) {
 		begin();
 		touch(at, bytes);
 		end(PLAIN_REFILL);
+	} else {
+		touch_alone(at, bytes);
+		taken[PLAIN_REFILL][repeat] = 0;
 	}
-	touch_alone(at, bytes);
 
 	begin();
 	for (size_t i = 0; i < bytes / PAGE; i++)
@@ -252,16 +253,6 @@ static void cost(size_t bytes, bool huge)
 	printf("\n");
 }
 
-/* On a processor of their own the others cost us no time of ours, but for locks and interrupts. */
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	CHECK(sched_setaffinity(0, sizeof(set), &set) == 0);
-}
-
 /*
  * Faults on memory of its own, in the same address space. Given back by madvise(): mmap() and
  * munmap() would hold mmap_lock for writing, and everybody's faults wait for that.
@@ -294,6 +285,7 @@ static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
 	pthread_t thread;
 
 	CHECK(repeats > 0 && repeats <= MAX_REPEATS);
+	/* On a processor of their own the others cost us no time but for locks and interrupts. */
 	if (threads)
 		run_on(0);
 	for (int i = 0; i < threads; i++)

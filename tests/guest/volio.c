@@ -386,15 +386,6 @@ static uint64_t shootdowns(void)
 	}
 }
 
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	CHECK(sched_setaffinity(0, sizeof(set), &set) == 0);
-}
-
 static void *spin(void *unused)
 {
 	run_on(1);
