@@ -26,6 +26,7 @@
  */
 #include <linux/highmem.h>
 #include <linux/module.h>
+#include <linux/prandom.h>
 #include <linux/random.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
@@ -76,8 +77,9 @@ struct ebb_batch {
 };
 
 static struct workqueue_struct *ebb_offers_wq;
-static struct ebb_batch ebb_batch; /* the worker's */
-static u64 ebb_left_out;	   /* in this pass */
+static struct ebb_batch ebb_batch;   /* the worker's */
+static struct rnd_state ebb_cookies; /* likewise */
+static u64 ebb_left_out;	     /* in this pass */
 static unsigned long ebb_retry = RETRY_MIN;
 
 static DEFINE_MUTEX(ebb_host_lock);
@@ -120,6 +122,21 @@ static void ebb_batch_add(struct ebb_batch *batch, struct ebb_object *obj, struc
 
 /* ---- arming: with the object's lock ---- */
 
+/*
+ * Told from what else may stand in a page, and seen by no program: the quick generator, seeded for
+ * each pass, will do. With get_random_u64() half of an offer was that.
+ */
+static u64 ebb_new_cookie(void)
+{
+	u64 cookie;
+
+	do {
+		cookie = (u64)prandom_u32_state(&ebb_cookies) << 32;
+		cookie |= prandom_u32_state(&ebb_cookies);
+	} while (!cookie);
+	return cookie;
+}
+
 static void ebb_arm_page(struct ebb_object *obj, struct ebb_chunk *chunk, pgoff_t index,
 			 struct page *page)
 {
@@ -128,9 +145,7 @@ static void ebb_arm_page(struct ebb_object *obj, struct ebb_chunk *chunk, pgoff_
 
 	get_page(page);
 	slot->page = page;
-	do {
-		slot->cookie = get_random_u64();
-	} while (!slot->cookie);
+	slot->cookie = ebb_new_cookie();
 	slot->saved = *at;
 	WRITE_ONCE(*at, slot->cookie);
 	kunmap_local(at);
@@ -610,6 +625,7 @@ static void ebb_offer_work(struct work_struct *work)
 	}
 	if (may)
 		ebb_drain_all();
+	prandom_seed_state(&ebb_cookies, get_random_u64());
 	ebb_left_out = 0;
 	ebb_batch.give_up = false;
 	pass = ebb_object_new_pass();
