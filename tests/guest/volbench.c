@@ -31,8 +31,6 @@
 #define MAX_REPEATS 100
 #define NSEC	    1000000000ull
 #define STILL_NSEC  (3 * NSEC) /* without progress for so long: there will be none */
-/* Beside other threads plain memory is not filled anew from here on: that takes minutes. */
-#define LARGE (16 * MIB)
 
 static uint64_t now_nsec(void)
 {
@@ -80,7 +78,10 @@ static void end(enum figure figure)
 	taken[figure][repeat] = now_nsec() - started_nsec;
 }
 
-/* Written, not read first: Linux 6.1 splits the huge zero page that a read would map. */
+/*
+ * Written, not read first: a read maps the zero page, which Linux 6.1 splits at the write where it
+ * is a huge one, and whose replacement is told to all processors that run the program.
+ */
 static void touch(unsigned char *at, size_t bytes)
 {
 	for (size_t i = 0; i < bytes; i += PAGE)
@@ -110,7 +111,7 @@ static size_t huge_bytes(void)
 	return kib << 10;
 }
 
-static void plain(size_t bytes, bool huge, bool refill)
+static void plain(size_t bytes, bool huge)
 {
 	size_t room = bytes + 2 * MIB;
 	unsigned char *mapping =
@@ -134,14 +135,9 @@ static void plain(size_t bytes, bool huge, bool refill)
 	begin();
 	CHECK(madvise(at, bytes, MADV_DONTNEED) == 0);
 	end(PLAIN_DONTNEED);
-	if (refill) {
-		begin();
-		touch(at, bytes);
-		end(PLAIN_REFILL);
-	} else {
-		touch_alone(at, bytes);
-		taken[PLAIN_REFILL][repeat] = 0;
-	}
+	begin();
+	touch(at, bytes);
+	end(PLAIN_REFILL);
 
 	begin();
 	for (size_t i = 0; i < bytes / PAGE; i++)
@@ -265,7 +261,7 @@ static void cost(size_t bytes, bool huge)
 	CHECK(unmark(obj.fd, 0, bytes) >= 0);
 	end(BACK);
 	/* Last: what it frees is reported to the host, which would be in the figures above. */
-	plain(bytes, huge, true);
+	plain(bytes, huge);
 	printf("pages %zu", bytes / PAGE);
 	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
 		printf(" %s %llu", names[figures[i]], (unsigned long long)taken[figures[i]][0]);
@@ -312,7 +308,7 @@ static void sizes(size_t max_bytes, int repeats, int threads, bool huge)
 		CHECK(pthread_create(&thread, NULL, fault_for_ever, NULL) == 0);
 	for (size_t bytes = PAGE; bytes <= max_bytes; bytes *= 4) {
 		for (repeat = 0; repeat < repeats; repeat++) {
-			plain(bytes, huge, !threads || bytes < LARGE);
+			plain(bytes, huge);
 			object(bytes);
 		}
 		printf("bytes %zu", bytes);
