@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -187,4 +188,18 @@ void run_on(int cpu)
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	CHECK(sched_setaffinity(0, sizeof(set), &set) == 0);
+}
+
+size_t kib_in(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "r");
+	char line[128];
+	size_t kib = 0;
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		if (!strncmp(line, name, strlen(name)))
+			kib = strtoul(line + strlen(name), NULL, 10);
+	fclose(file);
+	return kib;
 }

@@ -38,6 +38,9 @@ struct ebb_query query(const struct object *obj);
 /* This thread, on that processor alone. */
 void run_on(int cpu);
 
+/* A figure of /proc/meminfo or a file like it; name ends in a colon. 0: there is none. */
+size_t kib_in(const char *path, const char *name);
+
 /* The content of a page follows from a seed and its number, and is never zero. */
 void fill(struct object *obj, int seed);
 bool is_filled(const struct object *obj, size_t page, int seed);

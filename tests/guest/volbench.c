@@ -98,19 +98,6 @@ static void touch_alone(unsigned char *at, size_t bytes)
 	resting = false;
 }
 
-static size_t huge_bytes(void)
-{
-	FILE *file = fopen("/proc/self/smaps_rollup", "r");
-	unsigned long kib = 0;
-	char line[128];
-
-	CHECK(file);
-	while (fgets(line, sizeof(line), file) && sscanf(line, "AnonHugePages: %lu kB", &kib) != 1)
-		;
-	fclose(file);
-	return kib << 10;
-}
-
 static void plain(size_t bytes, bool huge)
 {
 	size_t room = bytes + 2 * MIB;
@@ -123,7 +110,8 @@ static void plain(size_t bytes, bool huge)
 	at = (unsigned char *)(((uintptr_t)mapping + 2 * MIB - 1) & ~(2 * MIB - 1));
 	madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	touch_alone(at, bytes);
-	CHECK(!huge || bytes < 2 * MIB || huge_bytes() >= bytes / 2);
+	CHECK(!huge || bytes < 2 * MIB ||
+	      kib_in("/proc/self/smaps_rollup", "AnonHugePages:") >= bytes / 2 / 1024);
 	memset(saved, 1, bytes / PAGE * sizeof(*saved));
 
 	begin();

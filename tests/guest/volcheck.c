@@ -215,27 +215,13 @@ static bool objects_are_huge(void)
 	return answer == 'Y';
 }
 
-static size_t meminfo_kib(const char *name)
-{
-	FILE *file = fopen("/proc/meminfo", "r");
-	char line[128];
-	size_t kib = 0;
-
-	CHECK(file);
-	while (fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, strlen(name)))
-			kib = strtoul(line + strlen(name), NULL, 10);
-	fclose(file);
-	return kib;
-}
-
 /* Huge pages of which a part is in use: each page is for itself. */
 static void check_content_free_huge(void)
 {
 	struct object obj = create(1024, EBB_KIND_CONTENT_FREE);
 
 	fill(&obj, 5);
-	CHECK(!objects_are_huge() || meminfo_kib("ShmemHugePages:") >= 4096);
+	CHECK(!objects_are_huge() || kib_in("/proc/meminfo", "ShmemHugePages:") >= 4096);
 	CHECK(mark(obj.fd, 0, obj.bytes) == 0);
 	obj.at[3 * PAGE] = 77;
 	CHECK(obj.at[700 * PAGE] == (((5 + 700) | 1) & 0xff));
@@ -273,7 +259,7 @@ static void check_huge_mapping(void)
 	struct object obj = create(1024, EBB_KIND_EXPLICIT);
 
 	fill(&obj, 3);
-	CHECK(!huge || meminfo_kib("ShmemPmdMapped:") >= 4096);
+	CHECK(!huge || kib_in("/proc/meminfo", "ShmemPmdMapped:") >= 4096);
 	CHECK(mark(obj.fd, 0, 3 * PAGE) == 0 && purge(obj.fd, 0, 3 * PAGE) == 0);
 	CHECK(unmark(obj.fd, 0, 3 * PAGE) == 1 && is_zero(&obj, 2) && is_filled(&obj, 3, 3));
 }
@@ -690,7 +676,8 @@ static int parts_under_pressure(size_t mib, size_t ordinary_mib, size_t part_pag
 	memset(more, 1, ordinary);
 	printf("purged %llu in %llu usec, %zu kB huge\n",
 	       (unsigned long long)query(&obj).purged_pages,
-	       (unsigned long long)(now_usec() - began_usec), meminfo_kib("ShmemHugePages:"));
+	       (unsigned long long)(now_usec() - began_usec),
+	       kib_in("/proc/meminfo", "ShmemHugePages:"));
 	munmap(more, ordinary);
 	for (size_t page = 0; page < pages; page++) {
 		bool in_part = page % 512 >= 3 && page % 512 < 3 + part_pages;
