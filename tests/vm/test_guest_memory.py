@@ -40,8 +40,13 @@ def stats(guest):
 
 
 def wait_lazyfree(guest, mib):
-    return wait_for(lambda: guest.sample().lazyfree_kib >= mib * MIB_KIB and guest.sample(),
-                    lambda: f"{mib} MiB to be lazily freed: {guest.sample()}, {stats(guest)}", 300)
+    def marked():
+        guest.compact()
+        now = guest.sample()
+        return now.lazyfree_kib >= mib * MIB_KIB and now
+
+    return wait_for(marked, lambda: f"{mib} MiB to be lazily freed: {guest.sample()}, "
+                    f"{stats(guest)}", 300, 0.5)
 
 
 def finish(work, least_pages):

@@ -100,7 +100,7 @@ def test_unplug_and_compaction_beside_a_large_object(vm, programs):
     wait_for(lambda: plugged(guest) == 256 * MIB, "the guest to plug its memory", 300)
     large = guest.spawn("exec volserve 38400")
     large.ask("query")
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    guest.compact()
     resize(guest, 0)
     wait_for(lambda: plugged(guest) == 0, "the guest to unplug all", 300)
     for first in (0, 20000, 37800):  # a look at all of it takes minutes
@@ -112,7 +112,7 @@ def test_unplug_and_compaction_beside_a_large_object(vm, programs):
     small.ask("mark")
     wait_for(lambda: counters(guest)["offered"] >= 1024, lambda: f"the offer: {counters(guest)}")
     resize(guest, 0)
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    guest.compact()
     assert small.ask("unmark") == "ok purged 0 wrong 0"
     wait_for(lambda: plugged(guest) == 0, "the guest to unplug all again", 300)
     assert counters(guest)["strange"] == 0

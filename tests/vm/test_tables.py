@@ -43,7 +43,7 @@ def purge_what_was_freed(guest, work, percent, load_mib=LOAD_MIB):
 
     def marked():
         # Only whole blocks are offered.
-        guest.check("echo 1 >/proc/sys/vm/compact_memory")
+        guest.compact()
         return guest.sample().lazyfree_kib >= load_mib * 1024 * percent // 100 // 2
     wait_for(marked, lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300, 1)
     start = guest.host_address(0)
@@ -118,7 +118,7 @@ def test_a_load_in_pieces(vm, kernel_like):
     work.ask("verify")
     work.ask("free 100")
     # The last page of each block waits on a list of its processor, and so the block is not whole.
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    guest.compact()
     wait_for(lambda: guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * 8 // 10,
              lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300)
     start = guest.host_address(0)

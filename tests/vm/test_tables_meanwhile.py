@@ -130,7 +130,7 @@ def test_tables_of_a_dimm(vm, kernel_like):
     work = guest.memwork(260)
     work.ask("fill 260")
     work.ask("free 95")
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
+    guest.compact()
     start = guest.host_address(DIMM_GPA)
     collect(guest)
     least = DIMM_MIB * 1024 // BLOCK_KIB // 4

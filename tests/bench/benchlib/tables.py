@@ -133,11 +133,6 @@ def given(way, call):
             "cpu_seconds": (clocks.cpu_nsec(guest.pid) - cpu_nsec) / 1e9}
 
 
-def compact(guest):
-    """The last page of a block waits on a list of its processor, and so the block is not whole."""
-    guest.check("echo 1 >/proc/sys/vm/compact_memory")
-
-
 def one(lab, name):
     with boot(lab, name) as guest:
         if name == "virtio_mem":
@@ -152,11 +147,11 @@ def one(lab, name):
 
         def thinned():
             if name == "ebb_collect_compacted":
-                compact(guest)
+                guest.compact()
             way.give()
         figures["thin"] = given(way, thinned)
         work.ask("free 100")
-        compact(guest)
+        guest.compact()
         figures["free"] = given(way, way.give)
         if way.collections:
             figures["collections"] = way.collections

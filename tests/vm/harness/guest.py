@@ -174,6 +174,11 @@ class Guest:
     def meminfo(self):
         return proc.kib_fields(self.check("cat /proc/meminfo"))
 
+    def compact(self):
+        """Lay together what is free: only whole blocks are offered, and how much of what a program
+        has freed lies in such is chance."""
+        self.check("echo 1 >/proc/sys/vm/compact_memory")
+
     def sample(self):
         return proc.sample(self.pid)
 
