@@ -84,7 +84,7 @@ static unsigned long ebb_retry = RETRY_MIN;
 
 static DEFINE_MUTEX(ebb_host_lock);
 static struct ebb_device *ebb_host; /* written with the worker at rest */
-static bool ebb_take_all;	    /* the host has lost its marks */
+static bool ebb_all_anew;	    /* the host has lost its marks, or takes more than before */
 static u64 ebb_anew_epoch;	    /* what was marked by then is old enough */
 
 static void ebb_offer_work(struct work_struct *work);
@@ -532,21 +532,63 @@ static bool ebb_may_offer(struct ebb_device *ebb)
 	return ebb_is_accepting(ebb) && READ_ONCE(ebb->run) && !ebb_guest_is_short();
 }
 
+/*
+ * What is armed, of one chunk, from *from on, which moves; false: there is nothing more. It stays
+ * armed and is not touched: taken back it would be the guest's until it is offered, all of it at
+ * the moment at which the host needs it.
+ */
+static bool ebb_resend_piece(struct ebb_object *obj, pgoff_t *from)
+{
+	struct ebb_chunk *chunk;
+	pgoff_t index, end;
+	bool found;
+
+	mutex_lock(&obj->lock);
+	index = find_next_bit(obj->offered, obj->pages, *from);
+	found = index < obj->pages;
+	if (found) {
+		chunk = xa_load(&obj->chunks, index >> EBB_CHUNK_SHIFT);
+		end = min(obj->pages, (index | (EBB_CHUNK_PAGES - 1)) + 1);
+		/* A block that is armed as a whole goes as a whole. */
+		ebb_batch.no_room |= ebb_batch.count &&
+				     ebb_batch.pages + end - index > ebb_batch.max_pages;
+		for (; index < end && !ebb_batch_is_full(&ebb_batch);
+		     index = find_next_bit(obj->offered, end, index + 1))
+			ebb_batch_add(&ebb_batch, obj, chunk, index,
+				      chunk->slots[index & (EBB_CHUNK_PAGES - 1)].page, 0);
+		*from = index;
+	}
+	mutex_unlock(&obj->lock);
+	return found;
+}
+
+/* False: nothing more can be offered now. */
+static bool ebb_batch_goes_on(struct ebb_device *ebb, struct ebb_object *obj)
+{
+	if (ebb_batch_is_full(&ebb_batch))
+		ebb_batch_send(ebb, &ebb_batch);
+	if (ebb_batch.give_up || !ebb_may_offer(ebb)) {
+		WRITE_ONCE(obj->has_news, true);
+		return false;
+	}
+	cond_resched();
+	return true;
+}
+
 static void ebb_offer_object(struct ebb_device *ebb, struct ebb_object *obj, unsigned long *delay)
 {
 	u64 left_out = ebb_left_out;
 	pgoff_t from = 0;
 
 	WRITE_ONCE(obj->has_news, false);
-	while (ebb_offer_piece(obj, &from, delay)) {
-		if (ebb_batch_is_full(&ebb_batch))
-			ebb_batch_send(ebb, &ebb_batch);
-		if (ebb_batch.give_up || !ebb_may_offer(ebb)) {
-			WRITE_ONCE(obj->has_news, true);
+	while (obj->send_again && ebb_resend_piece(obj, &from))
+		if (!ebb_batch_goes_on(ebb, obj))
 			return;
-		}
-		cond_resched();
-	}
+	obj->send_again = false;
+	from = 0;
+	while (ebb_offer_piece(obj, &from, delay))
+		if (!ebb_batch_goes_on(ebb, obj))
+			return;
 	if (ebb_left_out != left_out)
 		WRITE_ONCE(obj->has_news, true);
 }
@@ -577,14 +619,17 @@ static void ebb_forget_refusals(struct ebb_object *obj)
 	xa_for_each(&obj->chunks, i, chunk) chunk->refused_epoch = chunk->parts_due = 0;
 }
 
-static void ebb_take_all_back(void)
+/* All is offered anew, and what is armed taken back first if the host that knows of it goes. */
+static void ebb_set_all_anew(bool take_back)
 {
 	u64 pass = ebb_object_new_pass();
 	struct ebb_object *obj;
 
 	while ((obj = ebb_object_next(pass))) {
 		mutex_lock(&obj->lock);
-		ebb_take_range(obj, 0, obj->pages - 1);
+		if (take_back)
+			ebb_take_range(obj, 0, obj->pages - 1);
+		obj->send_again = !take_back;
 		ebb_forget_refusals(obj);
 		WRITE_ONCE(obj->has_news, true);
 		mutex_unlock(&obj->lock);
@@ -619,8 +664,8 @@ static void ebb_offer_work(struct work_struct *work)
 	struct ebb_object *obj;
 	u64 pass;
 
-	if (xchg(&ebb_take_all, false)) {
-		ebb_take_all_back();
+	if (xchg(&ebb_all_anew, false)) {
+		ebb_set_all_anew(false);
 		ebb_anew_epoch = ebb_now();
 	}
 	if (may)
@@ -680,7 +725,7 @@ void ebb_offers_anew(struct ebb_device *ebb)
 {
 	if (READ_ONCE(ebb_host) != ebb)
 		return;
-	WRITE_ONCE(ebb_take_all, true);
+	WRITE_ONCE(ebb_all_anew, true);
 	ebb_offers_kick(0);
 }
 
@@ -712,7 +757,7 @@ void ebb_offers_stop(struct ebb_device *ebb)
 	if (ebb_host == ebb) {
 		cancel_delayed_work_sync(&ebb_work);
 		WRITE_ONCE(ebb_host, NULL);
-		ebb_take_all_back();
+		ebb_set_all_anew(true);
 	}
 	mutex_unlock(&ebb_host_lock);
 }

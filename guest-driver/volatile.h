@@ -76,6 +76,7 @@ struct ebb_object {
 	u64 volatile_pages;	/* at most; read without the lock */
 	bool was_unevictable;	/* pages may lie on the list of unevictable ones */
 	bool has_news;		/* marked since the worker looked */
+	bool send_again;	/* the worker's: what is armed, too */
 	wait_queue_head_t wait; /* for offers in flight */
 
 	struct list_head all;	   /* under ebb_objects_lock, marked longest ago first */

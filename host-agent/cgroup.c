@@ -5,7 +5,8 @@
  * Knows both versions: the mount points come from mountinfo, the process's cgroup from
  * /proc/PID/cgroup. Of all limits on the way to the root the one with the least left
  * of it counts. Lazily freed memory stands on the kernel's list of inactive file
- * pages, so "available" includes it, as MemAvailable of the host does.
+ * pages, so "available" includes it, as MemAvailable of the host does, and, as that does,
+ * what was used again since: see policy_level().
  *
  * Owns:    the descriptors of the mount points.
  * Thread:  any.
@@ -175,11 +176,23 @@ static bool read_number(int dirfd, const char *name, uint64_t *value)
 	return errno == 0 && (*end == '\n' || *end == '\0');
 }
 
+static void read_lists(const char *text, bool v2, uint64_t usage_bytes, struct proc_lists *lists)
+{
+	uint64_t file, shmem;
+
+	proc_field(text, v2 ? "inactive_file" : "total_inactive_file", &lists->listed_bytes);
+	if (lists->listed_bytes > usage_bytes)
+		lists->listed_bytes = usage_bytes;
+	if (proc_field(text, v2 ? "file" : "total_cache", &file) &&
+	    proc_field(text, v2 ? "shmem" : "total_shmem", &shmem))
+		lists->cache_bytes = file > shmem ? file - shmem : 0;
+}
+
 /* False: this cgroup limits nothing. */
 static bool read_limit(int dirfd, bool v2, uint64_t host_total_bytes, struct cgroup_level *level)
 {
 	char text[CGROUP_TEXT_BYTES];
-	uint64_t high, usage, inactive = 0, limit = UINT64_MAX;
+	uint64_t high, usage, limit = UINT64_MAX;
 
 	if (v2) {
 		if (!read_number(dirfd, "memory.max", &limit))
@@ -193,12 +206,12 @@ static bool read_limit(int dirfd, bool v2, uint64_t host_total_bytes, struct cgr
 		return false;
 	if (!read_number(dirfd, v2 ? "memory.current" : "memory.usage_in_bytes", &usage))
 		return false;
+	level->lists = (struct proc_lists){ .cache_bytes = UINT64_MAX };
 	if (proc_read_text(dirfd, "memory.stat", text, sizeof(text)) == 0)
-		proc_field(text, v2 ? "inactive_file" : "total_inactive_file", &inactive);
-
+		read_lists(text, v2, usage, &level->lists);
 	level->limit_bytes = limit;
 	level->available_bytes = limit > usage ? limit - usage : 0;
-	level->available_bytes += inactive < usage ? inactive : usage;
+	level->available_bytes += level->lists.listed_bytes;
 	if (level->available_bytes > limit)
 		level->available_bytes = limit;
 	return true;
@@ -239,6 +252,7 @@ static void walk_up(const struct cgroup_mount *mount, bool v2, char *path,
 			    (level->path[0] == '\0' || tighter(&here, level))) {
 				level->limit_bytes = here.limit_bytes;
 				level->available_bytes = here.available_bytes;
+				level->lists = here.lists;
 				snprintf(level->path, sizeof(level->path), "%s:%.4000s",
 					 v2 ? "v2" : "v1", path);
 			}

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "proc.h"
 
 struct cgroup_mount {
 	int dirfd;	     /* of the mount point, or -1 */
@@ -22,7 +23,8 @@ struct cgroup_mounts {
 struct cgroup_level {
 	char path[PATH_MAX]; /* "v1:/..." or "v2:/..."; "" if nothing limits it */
 	uint64_t limit_bytes;
-	uint64_t available_bytes; /* limit - usage + inactive file cache and lazily freed */
+	uint64_t available_bytes; /* limit - usage + the list of inactive file pages */
+	struct proc_lists lists;
 };
 
 #define CGROUP_NAME_BYTES 64

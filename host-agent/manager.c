@@ -73,9 +73,9 @@ static void read_host(struct manager *manager)
 	if (proc_read_host(manager->proc_dirfd, &host) < 0 || host.total_bytes == 0)
 		return;
 	manager->proc_host = host;
-	manager->host.level.total_bytes = host.total_bytes;
-	manager->host.level.available_bytes = host.available_bytes;
-	update_stage(manager, &manager->host);
+	manager->host.total_bytes = host.total_bytes;
+	manager->host.available_bytes = host.available_bytes;
+	manager->host.lists = host.lists;
 }
 
 /* The domain of this path, made if there is none. NULL: out of memory. */
@@ -94,6 +94,7 @@ static struct domain *domain_of(struct manager *manager, const char *path)
 		free(domain);
 		return NULL;
 	}
+	domain->path_bytes = strlen(path);
 	LIST_INSERT_HEAD(&manager->domains, domain, link);
 	return domain;
 }
@@ -115,9 +116,42 @@ static void read_guest(struct manager *manager, struct guest *guest)
 	guest->domain = domain_of(manager, guest->level.path);
 	if (!guest->domain)
 		return;
-	guest->domain->level.total_bytes = guest->level.limit_bytes;
-	guest->domain->level.available_bytes = guest->level.available_bytes;
+	guest->domain->total_bytes = guest->level.limit_bytes;
+	guest->domain->available_bytes = guest->level.available_bytes;
+	guest->domain->lists = guest->level.lists;
 	guest->domain->seen = true;
+}
+
+/* Does all that the guest has come from this domain? */
+static bool is_within(const struct guest *guest, const struct domain *domain)
+{
+	const struct domain *own = guest->domain;
+
+	if (!domain->path || own == domain)
+		return true;
+	return own && own->path_bytes > domain->path_bytes &&
+	       own->path[domain->path_bytes] == '/' &&
+	       memcmp(own->path, domain->path, domain->path_bytes) == 0;
+}
+
+/* Of a guest whose marks are not known all that is listed may be marked. */
+static void find_level(const struct manager *manager, struct domain *domain)
+{
+	const struct guest *guest;
+	uint64_t lazyfree_bytes = 0;
+
+	TAILQ_FOREACH(guest, &manager->guests, link)
+	{
+		if (!is_within(guest, domain))
+			continue;
+		if (!guest->has_rollup)
+			lazyfree_bytes = domain->lists.listed_bytes;
+		else if (lazyfree_bytes < domain->lists.listed_bytes)
+			lazyfree_bytes += guest->rollup.lazyfree_bytes;
+	}
+	domain->level =
+		policy_level(domain->total_bytes, domain->available_bytes,
+			     domain->lists.listed_bytes, domain->lists.cache_bytes, lazyfree_bytes);
 }
 
 static void tell_stage(struct guest *guest)
@@ -165,6 +199,8 @@ void manager_admit_groups(struct manager *manager)
 void manager_guest_sampled(struct manager *manager, struct guest *guest)
 {
 	read_guest(manager, guest);
+	if (guest->domain)
+		find_level(manager, guest->domain);
 	if (guest->domain && guest->domain->gauge.stage == 0)
 		update_stage(manager, guest->domain);
 	manager_admit_groups(manager);
@@ -342,12 +378,16 @@ static void run_round(struct manager *manager)
 		read_guest(manager, guest);
 		weigh_release(guest, manager_now_usec(manager));
 	}
+	find_level(manager, &manager->host);
+	update_stage(manager, &manager->host);
 	for (domain = LIST_FIRST(&manager->domains); domain; domain = next_domain) {
 		next_domain = LIST_NEXT(domain, link);
-		if (domain->seen)
+		if (domain->seen) {
+			find_level(manager, domain);
 			update_stage(manager, domain);
-		else
+		} else {
 			domain_free(domain);
+		}
 	}
 	manager_admit_groups(manager);
 	for (guest = TAILQ_FIRST(&manager->guests); guest; guest = next) {
@@ -530,6 +570,8 @@ int manager_init(struct manager *manager)
 		return r;
 	}
 	read_host(manager);
+	find_level(manager, &manager->host);
+	update_stage(manager, &manager->host);
 	return 0;
 }
 

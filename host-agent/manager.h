@@ -24,7 +24,11 @@ struct peer;
 struct domain {
 	LIST_ENTRY(domain) link;
 	char *path;
-	struct policy_level level;
+	size_t path_bytes;
+	uint64_t total_bytes;
+	uint64_t available_bytes; /* would be, if all that is listed could be taken */
+	struct proc_lists lists;
+	struct policy_level level; /* what follows from these, and from the guests */
 	struct policy_gauge gauge;
 	bool seen; /* by a guest in this round of samples */
 };

@@ -5,7 +5,8 @@
  * Up (plenty, nearing, short) goes at once, down goes slowly: a stage is left when more
  * than its mark plus the hysteresis has been available for calm_msec without a break.
  * NEARING also holds when the fall since the last sample, carried on for answer_msec,
- * would end under its mark.
+ * would end under its mark. For NEARING only that counts which is available without marks:
+ * in PLENTY nothing is marked anew, and what is marked becomes less with each use.
  *
  * When SHORT, the guests with most to give are asked first, each for no more than what it
  * has free above the floor and holds resident beyond what it uses and what no release
@@ -35,46 +36,50 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 }
 
 /* The most severe stage whose mark this level is under. */
-static uint32_t stage_under(const struct policy_conf *conf, uint64_t total_bytes,
-			    uint64_t available_bytes, uint64_t foreseen_bytes,
-			    unsigned int raise_percent)
+static uint32_t stage_under(const struct policy_conf *conf, const struct policy_level *level,
+			    uint64_t foreseen_bytes, unsigned int raise_percent)
 {
-	if (available_bytes < percent_of(total_bytes, conf->short_percent + raise_percent))
+	if (level->available_bytes <
+	    percent_of(level->total_bytes, conf->short_percent + raise_percent))
 		return EBB_STAGE_SHORT;
-	if (min_u64(available_bytes, foreseen_bytes) <
-	    percent_of(total_bytes, conf->nearing_percent + raise_percent))
+	if (foreseen_bytes < percent_of(level->total_bytes, conf->nearing_percent + raise_percent))
 		return EBB_STAGE_NEARING;
 	return EBB_STAGE_PLENTY;
 }
 
-/* Available memory after answer_msec, if it goes on falling as since the last sample. */
+static uint64_t unmarked(const struct policy_level *level)
+{
+	return level->available_bytes - min_u64(level->available_bytes, level->marked_bytes);
+}
+
+/* Available without marks after answer_msec, if it goes on falling as since the last sample. */
 static uint64_t foresee(const struct policy_conf *conf, const struct policy_gauge *gauge,
-			const struct policy_level *level, uint64_t now_usec)
+			uint64_t unmarked_bytes, uint64_t now_usec)
 {
 	uint64_t elapsed_usec = now_usec - gauge->seen_usec;
 	double fall_bytes;
 
 	if (gauge->stage == 0 || now_usec <= gauge->seen_usec ||
-	    level->available_bytes >= gauge->seen_available_bytes)
-		return level->available_bytes;
-	fall_bytes = (double)(gauge->seen_available_bytes - level->available_bytes) *
+	    unmarked_bytes >= gauge->seen_unmarked_bytes)
+		return unmarked_bytes;
+	fall_bytes = (double)(gauge->seen_unmarked_bytes - unmarked_bytes) *
 		     ((double)conf->answer_msec * 1000.0 / (double)elapsed_usec);
-	if (fall_bytes >= (double)level->available_bytes)
+	if (fall_bytes >= (double)unmarked_bytes)
 		return 0;
-	return level->available_bytes - (uint64_t)fall_bytes;
+	return unmarked_bytes - (uint64_t)fall_bytes;
 }
 
 struct policy_gauge policy_stage(const struct policy_conf *conf, const struct policy_gauge *gauge,
 				 const struct policy_level *level, uint64_t now_usec)
 {
 	struct policy_gauge next = *gauge;
-	uint64_t foreseen_bytes = foresee(conf, gauge, level, now_usec);
+	uint64_t seen_bytes = unmarked(level);
+	uint64_t foreseen_bytes = foresee(conf, gauge, seen_bytes, now_usec);
 	uint32_t enter, stay;
 
-	enter = stage_under(conf, level->total_bytes, level->available_bytes, foreseen_bytes, 0);
-	stay = stage_under(conf, level->total_bytes, level->available_bytes, foreseen_bytes,
-			   conf->hysteresis_percent);
-	next.seen_available_bytes = level->available_bytes;
+	enter = stage_under(conf, level, foreseen_bytes, 0);
+	stay = stage_under(conf, level, foreseen_bytes, conf->hysteresis_percent);
+	next.seen_unmarked_bytes = seen_bytes;
 	next.seen_usec = now_usec;
 
 	if (enter >= gauge->stage) {
@@ -89,6 +94,26 @@ struct policy_gauge policy_stage(const struct policy_conf *conf, const struct po
 		next.calm_since_usec = 0;
 	}
 	return next;
+}
+
+/*
+ * What of a domain is available. listed_bytes of it stand on the kernel's lists of file pages.
+ * Memory that is lazily freed stands there too, and stays there when it is used again, until
+ * reclaim comes to it and finds it so (mm/vmscan.c, shrink_folio_list()). So of what is listed only
+ * file cache and what smaps calls LazyFree of the guests' VMMs can be taken. That is too little
+ * where another program frees lazily: nobody tells how much of its memory was used again.
+ */
+struct policy_level policy_level(uint64_t total_bytes, uint64_t available_bytes,
+				 uint64_t listed_bytes, uint64_t cache_bytes,
+				 uint64_t lazyfree_bytes)
+{
+	struct policy_level level = { .total_bytes = total_bytes };
+	uint64_t anon_bytes = listed_bytes - min_u64(listed_bytes, cache_bytes), stale_bytes;
+
+	level.marked_bytes = min_u64(anon_bytes, lazyfree_bytes);
+	stale_bytes = anon_bytes - level.marked_bytes;
+	level.available_bytes = available_bytes - min_u64(available_bytes, stale_bytes);
+	return level;
 }
 
 /* Bytes to ask guests for now; 0: none. */

@@ -32,17 +32,21 @@ struct policy_conf {
 struct policy_level {
 	uint64_t total_bytes; /* or the limit; not 0 */
 	uint64_t available_bytes;
+	uint64_t marked_bytes; /* of these, so only because guests' free memory is marked */
 };
 
 /* What policy remembers of a domain. All zeros: nothing yet. */
 struct policy_gauge {
-	uint32_t stage; /* EBB_STAGE_*, 0: nothing known yet */
-	uint64_t seen_available_bytes;
+	uint32_t stage;		      /* EBB_STAGE_*, 0: nothing known yet */
+	uint64_t seen_unmarked_bytes; /* available without any mark */
 	uint64_t seen_usec;
 	uint64_t calm_since_usec;    /* above the way out of stage since then; 0: is not */
 	uint64_t release_until_usec; /* no release before this */
 };
 
+struct policy_level policy_level(uint64_t total_bytes, uint64_t available_bytes,
+				 uint64_t listed_bytes, uint64_t cache_bytes,
+				 uint64_t lazyfree_bytes);
 struct policy_gauge policy_stage(const struct policy_conf *conf, const struct policy_gauge *gauge,
 				 const struct policy_level *level, uint64_t now_usec);
 

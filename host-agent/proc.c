@@ -147,6 +147,21 @@ int proc_read_ksm(int dirfd, struct proc_ksm *ksm)
 	return 0;
 }
 
+/* MemAvailable has all of both lists in it, but for a little. */
+static void read_lists(const char *text, struct proc_lists *lists)
+{
+	uint64_t active, inactive, cached, buffers, shmem;
+
+	lists->cache_bytes = UINT64_MAX;
+	if (!proc_field(text, "Active(file)", &active) ||
+	    !proc_field(text, "Inactive(file)", &inactive) ||
+	    !proc_field(text, "Cached", &cached) || !proc_field(text, "Buffers", &buffers) ||
+	    !proc_field(text, "Shmem", &shmem))
+		return;
+	lists->listed_bytes = active + inactive;
+	lists->cache_bytes = buffers + (cached > shmem ? cached - shmem : 0);
+}
+
 int proc_read_host(int dirfd, struct proc_host *host)
 {
 	char text[8192];
@@ -158,6 +173,7 @@ int proc_read_host(int dirfd, struct proc_host *host)
 	if (!proc_field(text, "MemTotal", &host->total_bytes) ||
 	    !proc_field(text, "MemAvailable", &host->available_bytes))
 		return -ENODATA;
+	read_lists(text, &host->lists);
 	host->has_sec_page_tables = proc_field(text, "SecPageTables", &host->sec_page_table_bytes);
 	return 0;
 }

@@ -30,9 +30,16 @@ struct proc_ksm {
 	int64_t profit_bytes; /* what merging saves of this process, less what it costs */
 };
 
+/* How much of what is lazily freed is so no longer: see policy_level(). */
+struct proc_lists {
+	uint64_t listed_bytes; /* on the kernel's lists of file pages, of what is available */
+	uint64_t cache_bytes;  /* of files; UINT64_MAX: not known */
+};
+
 struct proc_host {
 	uint64_t total_bytes;
 	uint64_t available_bytes;
+	struct proc_lists lists;
 	bool has_sec_page_tables; /* Linux 6.0 and newer tell */
 	uint64_t sec_page_table_bytes;
 };

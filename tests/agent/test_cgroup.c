@@ -71,7 +71,9 @@ static void put_v1(const char *dir, const char *cgroup, uint64_t limit, uint64_t
 	snprintf(text, sizeof(text), "%llu\n", (unsigned long long)usage);
 	cm_file(dir, name, text);
 	snprintf(name, sizeof(name), "v1%s/memory.stat", cgroup);
-	snprintf(text, sizeof(text), "cache 1\ninactive_file 1\ntotal_inactive_file %llu\n",
+	snprintf(text, sizeof(text),
+		 "cache 1\ninactive_file 1\ntotal_cache 9000\ntotal_shmem 1000\n"
+		 "total_inactive_file %llu\n",
 		 (unsigned long long)inactive);
 	cm_file(dir, name, text);
 }
@@ -89,7 +91,7 @@ static void put_v2(const char *dir, const char *cgroup, const char *max, const c
 	snprintf(text, sizeof(text), "%llu\n", (unsigned long long)usage);
 	cm_file(dir, name, text);
 	snprintf(name, sizeof(name), "v2%s/memory.stat", cgroup);
-	snprintf(text, sizeof(text), "anon 1\nfile 2\ninactive_file %llu\n",
+	snprintf(text, sizeof(text), "anon 1\nfile 5000\nshmem 6000\ninactive_file %llu\n",
 		 (unsigned long long)inactive);
 	cm_file(dir, name, text);
 }
@@ -107,6 +109,8 @@ static void test_v1(void **state)
 	assert_string_equal(level.path, "v1:/a");
 	assert_int_equal(level.limit_bytes, 100 * MIB);
 	assert_int_equal(level.available_bytes, 30 * MIB);
+	assert_int_equal(level.lists.listed_bytes, 20 * MIB);
+	assert_int_equal(level.lists.cache_bytes, 8000);
 
 	/* The tightest counts, relative to its limit. */
 	put_v1(*state, "/a/b", 50 * MIB, 45 * MIB, 0);

@@ -336,6 +336,52 @@ static void purges_go_by_age(void **state)
 	assert_int_equal(guests[0].purge_bytes, guests[1].purge_bytes);
 }
 
+/* Of what is listed only file cache and what is lazily freed is available. */
+static void level_of_lists(void **state)
+{
+	struct policy_level level;
+
+	level = policy_level(1000, 800, 700, 200, 300);
+	assert_int_equal(level.total_bytes, 1000);
+	assert_int_equal(level.available_bytes, 600);
+	assert_int_equal(level.marked_bytes, 300);
+	/* All is marked; more is marked than is listed, for figures come one after another. */
+	level = policy_level(1000, 800, 700, 200, 500);
+	assert_int_equal(level.available_bytes, 800);
+	level = policy_level(1000, 800, 700, 200, UINT64_MAX);
+	assert_int_equal(level.available_bytes, 800);
+	assert_int_equal(level.marked_bytes, 500);
+	/* Nothing but file cache, also where nobody tells how much that is. */
+	level = policy_level(1000, 800, 700, 700, 300);
+	assert_int_equal(level.available_bytes, 800);
+	assert_int_equal(level.marked_bytes, 0);
+	level = policy_level(1000, 800, 700, UINT64_MAX, 300);
+	assert_int_equal(level.available_bytes, 800);
+	/* Figures that do not fit together. */
+	level = policy_level(1000, 100, 700, 0, 0);
+	assert_int_equal(level.available_bytes, 0);
+}
+
+/* What is available by marks keeps a domain from being short, and does not make it rest. */
+static void marks_are_no_plenty(void **state)
+{
+	struct policy_level level = policy_level(1000 * MIB, 900 * MIB, 750 * MIB, 0, 750 * MIB);
+	struct policy_gauge gauge = { 0 };
+	unsigned int sec;
+
+	for (sec = 1; sec < 20; sec++) {
+		gauge = policy_stage(&conf, &gauge, &level, sec * SEC);
+		assert_int_equal(gauge.stage, NEARING);
+	}
+	/* They go: a fall of what was never counted is none to be foreseen. */
+	level.marked_bytes = level.available_bytes = 150 * MIB;
+	gauge = policy_stage(&conf, &gauge, &level, sec * SEC);
+	assert_int_equal(gauge.stage, NEARING);
+	level.marked_bytes = level.available_bytes = 90 * MIB;
+	gauge = policy_stage(&conf, &gauge, &level, ++sec * SEC);
+	assert_int_equal(gauge.stage, SHORT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -359,6 +405,8 @@ int main(void)
 		cmocka_unit_test(purges_cover_the_rest),
 		cmocka_unit_test(purges_go_by_weight),
 		cmocka_unit_test(purges_go_by_age),
+		cmocka_unit_test(level_of_lists),
+		cmocka_unit_test(marks_are_no_plenty),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

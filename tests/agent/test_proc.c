@@ -101,6 +101,15 @@ static void test_host(void **state)
 	assert_int_equal(proc_read_host(dirfd, &host), 0);
 	assert_true(host.has_sec_page_tables);
 	assert_int_equal(host.sec_page_table_bytes, 12 << 10);
+	assert_int_equal(host.lists.listed_bytes, 0);
+	assert_int_equal(host.lists.cache_bytes, UINT64_MAX);
+	cm_file(*state, "meminfo",
+		"MemTotal: 24684096 kB\nMemAvailable: 1024 kB\nBuffers: 1 kB\nCached: 20 kB\n"
+		"SwapCached: 400 kB\nActive: 300 kB\nActive(file): 30 kB\n"
+		"Inactive(file): 5 kB\nShmem: 8 kB\n");
+	assert_int_equal(proc_read_host(dirfd, &host), 0);
+	assert_int_equal(host.lists.listed_bytes, 35 << 10);
+	assert_int_equal(host.lists.cache_bytes, 13 << 10);
 	cm_file(*state, "meminfo", "MemTotal:       24684096 kB\n");
 	assert_int_equal(proc_read_host(dirfd, &host), -ENODATA);
 	close(dirfd);

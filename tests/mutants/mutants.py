@@ -194,6 +194,20 @@ MUTANTS = [
     ("9", "what is young is kept from a host that gets short", [
         ("guest-driver/offer.c", "if (epoch <= ebb_anew_epoch)", "if (false)")],
      ["vm test_volatile.py::test_all_is_offered_when_the_host_gets_short"]),
+    ("9", "a host that gets shorter loses all marks for a while", [
+        ("guest-driver/offer.c", "ebb_set_all_anew(false);", "ebb_set_all_anew(true);")],
+     ["vm test_volatile_io.py::test_reoffer"]),
+    ("9", "what is armed is not offered anew", [
+        ("guest-driver/offer.c", "obj->send_again = !take_back;", "obj->send_again = false;")],
+     ["vm test_volatile_io.py::test_reoffer"]),
+    ("9", "what was used again counts as available", [
+        ("host-agent/policy.c", "level.marked_bytes = min_u64(anon_bytes, lazyfree_bytes);",
+         "level.marked_bytes = anon_bytes;")],
+     ["vm test_agent.py::test_what_is_used_again_is_not_available", "unit agent-policy"]),
+    ("9", "guests rest because of marks that go while they rest", [
+        ("host-agent/policy.c", "\treturn level->available_bytes - min_u64(level->available_bytes, "
+         "level->marked_bytes);", "\treturn level->available_bytes;")],
+     ["unit agent-policy"]),
     ("9", "a purge tells the other processors of each page", [
         ("guest-driver/purge.c", "\tunmap_mapping_pages(ebb_mapping(run->obj), run->first, "
          "run->last - run->first + 1, false);\n", "")],

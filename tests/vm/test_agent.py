@@ -163,9 +163,35 @@ def test_stage_and_release_of_a_limited_guest(vm, agent, memory_cgroup):
     # What was asked for at once is gone; what came free when it was no longer short is marked.
     agent.wait_guest("web", "little held", lambda g: g["held_bytes"] < 280 * MIB and
                      g["device"]["discarded_bytes"] > 64 * MIB and
-                     g["limit"]["stage"] == "plenty")
+                     g["limit"]["stage"] == "nearing")
     status, output = guest.run("memwork -m 100 -r 2")
     assert status == 0, output
+
+
+def test_what_is_used_again_is_not_available(vm, agent, memory_cgroup):
+    """Lazily freed memory that was used again stays on the kernel's lists of what it can take."""
+    agent.start()
+    cgroup = memory_cgroup(640 * MIB)
+    guest = boot(vm, agent, "web", mode="lazy", cgroup=cgroup)
+    work = guest.memwork(250)
+    work.ask("fill 250")
+    work.ask("free 100")
+
+    def available_is(marked, bytes_listed):
+        """What ebbd says, while so much is marked and so much stands on the lists at least."""
+        def look(g):
+            room = 640 * MIB - cgroup.usage_bytes() + g["reclaimable_bytes"]
+            return (marked(g["reclaimable_bytes"]) and
+                    cgroup.inactive_file_bytes() >= bytes_listed and
+                    room - 16 * MIB < g["limit"]["available_bytes"] < room + 32 * MIB)
+        agent.wait_guest("web", f"the right figure, {bytes_listed >> 20} MiB listed", look)
+    available_is(lambda now: now > 200 * MIB, 200 * MIB)
+    work.ask("refill")
+    # The kernel has not looked at them since.
+    available_is(lambda now: now < 100 * MIB, 180 * MIB)
+    work.ask("verify")
+    work.write("quit\n")
+    assert work.wait() == 0
 
 
 COUNTED = ("found", "asked", "offered", "freed", "refused", "failed", "unplugged")

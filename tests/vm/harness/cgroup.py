@@ -102,6 +102,11 @@ class MemoryCgroup:
     def usage_bytes(self):
         return int(self._read("memory.usage_in_bytes", "memory.current"))
 
+    def inactive_file_bytes(self):
+        """What stands on the list of inactive file pages, where lazily freed memory is as well."""
+        stat = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+        return int(stat["total_inactive_file" if self.version == 1 else "inactive_file"])
+
     def failures(self):
         """How often an allocation found the group at its limit."""
         if self.version == 1:
