@@ -95,6 +95,9 @@ static struct domain *domain_of(struct manager *manager, const char *path)
 		return NULL;
 	}
 	domain->path_bytes = strlen(path);
+	/* The root's name is its slash. */
+	if (domain->path_bytes && path[domain->path_bytes - 1] == '/')
+		domain->path_bytes--;
 	LIST_INSERT_HEAD(&manager->domains, domain, link);
 	return domain;
 }

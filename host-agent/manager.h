@@ -24,7 +24,7 @@ struct peer;
 struct domain {
 	LIST_ENTRY(domain) link;
 	char *path;
-	size_t path_bytes;
+	size_t path_bytes; /* without a slash at its end */
 	uint64_t total_bytes;
 	uint64_t available_bytes; /* would be, if all that is listed could be taken */
 	struct proc_lists lists;
