@@ -550,8 +550,8 @@ static bool ebb_resend_piece(struct ebb_object *obj, pgoff_t *from)
 		chunk = xa_load(&obj->chunks, index >> EBB_CHUNK_SHIFT);
 		end = min(obj->pages, (index | (EBB_CHUNK_PAGES - 1)) + 1);
 		/* A block that is armed as a whole goes as a whole. */
-		ebb_batch.no_room |= ebb_batch.count &&
-				     ebb_batch.pages + end - index > ebb_batch.max_pages;
+		if (ebb_batch.count && ebb_batch.pages + end - index > ebb_batch.max_pages)
+			ebb_batch.no_room = true;
 		for (; index < end && !ebb_batch_is_full(&ebb_batch);
 		     index = find_next_bit(obj->offered, end, index + 1))
 			ebb_batch_add(&ebb_batch, obj, chunk, index,
