@@ -202,10 +202,11 @@ void manager_admit_groups(struct manager *manager)
 void manager_guest_sampled(struct manager *manager, struct guest *guest)
 {
 	read_guest(manager, guest);
-	if (guest->domain)
+	if (guest->domain) {
 		find_level(manager, guest->domain);
-	if (guest->domain && guest->domain->gauge.stage == 0)
-		update_stage(manager, guest->domain);
+		if (guest->domain->gauge.stage == 0)
+			update_stage(manager, guest->domain);
+	}
 	manager_admit_groups(manager);
 	tell_stage(guest);
 }

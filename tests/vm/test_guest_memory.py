@@ -45,7 +45,7 @@ def wait_lazyfree(guest, mib):
         now = guest.sample()
         return now.lazyfree_kib >= mib * MIB_KIB and now
 
-    return wait_for(marked, lambda: f"{mib} MiB to be lazily freed: {guest.sample()}, "
+    return wait_for(marked, lambda: f"{mib:g} MiB to be lazily freed: {guest.sample()}, "
                     f"{stats(guest)}", 300, 0.5)
 
 

@@ -6,6 +6,7 @@ from harness.guest import parse_totals
 from harness.pageout import pageout
 from harness.proc import sample
 from harness.wait import wait_for
+from test_guest_memory import stats, wait_lazyfree
 
 MIB = 1 << 20
 BLOCK_KIB = 2048
@@ -13,10 +14,6 @@ TABLE_KIB = 4
 GUEST_MIB = 512
 LOAD_MIB = 320
 LEAST_LEFT = 1.05  # of the tables before a load
-
-
-def stats(guest):
-    return guest.qmp.get("/machine/peripheral/ebb", "ebb-stats")
 
 
 def tables_kib(guest):
@@ -40,12 +37,7 @@ def purge_what_was_freed(guest, work, percent, load_mib=LOAD_MIB):
     """So much of it becomes free, is marked, and then taken by the host's kernel."""
     before = guest.sample()
     work.ask(f"free {percent}")
-
-    def marked():
-        # Only whole blocks are offered.
-        guest.compact()
-        return guest.sample().lazyfree_kib >= load_mib * 1024 * percent // 100 // 2
-    wait_for(marked, lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300, 1)
+    wait_lazyfree(guest, load_mib * percent / 200)
     start = guest.host_address(0)
 
     def taken():
@@ -117,10 +109,7 @@ def test_a_load_in_pieces(vm, kernel_like):
     kept = tables_kib(guest)
     work.ask("verify")
     work.ask("free 100")
-    # The last page of each block waits on a list of its processor, and so the block is not whole.
-    guest.compact()
-    wait_for(lambda: guest.sample().lazyfree_kib >= LOAD_MIB * 1024 * 8 // 10,
-             lambda: f"the marks: {guest.sample()}, {stats(guest)}", 300)
+    wait_lazyfree(guest, LOAD_MIB * 8 / 10)
     start = guest.host_address(0)
 
     def taken():

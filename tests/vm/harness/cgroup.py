@@ -95,6 +95,10 @@ class MemoryCgroup:
     def _read(self, v1, v2):
         return (self.path / (v1 if self.version == 1 else v2)).read_text()
 
+    def _fields(self, v1, v2):
+        """A file of lines "key number"."""
+        return dict(line.split() for line in self._read(v1, v2).splitlines())
+
     def set_limit(self, limit_bytes):
         """A lower limit makes the kernel reclaim; EBUSY when it cannot get there."""
         self._write("memory.limit_in_bytes", "memory.max", limit_bytes)
@@ -104,20 +108,17 @@ class MemoryCgroup:
 
     def inactive_file_bytes(self):
         """What stands on the list of inactive file pages, where lazily freed memory is as well."""
-        stat = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
-        return int(stat["total_inactive_file" if self.version == 1 else "inactive_file"])
+        return int(self._fields("memory.stat", "memory.stat")[
+            "total_inactive_file" if self.version == 1 else "inactive_file"])
 
     def failures(self):
         """How often an allocation found the group at its limit."""
         if self.version == 1:
             return int((self.path / "memory.failcnt").read_text())
-        events = dict(line.split() for line in
-                      (self.path / "memory.events").read_text().splitlines())
-        return int(events["max"])
+        return int(self._fields("", "memory.events")["max"])
 
     def oom_kills(self):
-        text = self._read("memory.oom_control", "memory.events")
-        return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
+        return int(self._fields("memory.oom_control", "memory.events").get("oom_kill", 0))
 
     def reclaim_all(self):
         """Have the kernel take everything that it can. Partial success is success."""
